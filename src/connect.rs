@@ -1,0 +1,269 @@
+//! Connecting: from a name or a list of addresses to an open connection, or to the reason why not.
+//!
+//! ```text
+//!   Target ─┬─ addresses ───────────────────────┐
+//!           └─ name ── look-up on a worker ─────┤        refused, unreachable
+//!                                               ▼      ┌──────────┐
+//!                                         next address ◄──────────┘
+//!                                               │ connect(2) in progress
+//!                                     OUT ──► SO_ERROR 0 ──► not ourselves? ──► on_open
+//! ```
+//!
+//! Everything counts against one deadline, the connect time-out. A connection in the making has a token from
+//! the start: what is sent to it waits in its queue, and it can be closed at any time.
+//!
+//! The special problem of connecting to ourselves: connecting to a port of this machine on which nobody listens
+//! may, once in some ten thousand times, pick that very port as the source and succeed (TCP's simultaneous
+//! open). A client that retries until its server is up then talks to itself, and keeps the server from starting.
+//! It is treated as what it is: connection refused.
+
+use crate::connection::{Attempt, Connection, Flags, Phase};
+use crate::handler::CloseReason;
+use crate::listener::apply_stream_options;
+use crate::options::StreamOptions;
+use crate::sockets::{Sockets, connection_in};
+use crate::sys::{self, Address, Fd};
+use crate::token::Token;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// Where to connect to.
+///
+/// From text: `127.0.0.1:80`, `[::1]:80`, `unix:/path`, `unix:@name` are addresses; `host:80` is a name, looked
+/// up on a worker thread. Text that is none of these is an error when the connection is attempted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// Tried in order until one answers.
+    Addresses(Vec<Address>),
+    /// Looked up, then tried in the resolver's order.
+    Name {
+        /// The host's name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// Text that names no target.
+    Invalid(String),
+}
+
+impl From<&str> for Target {
+    fn from(text: &str) -> Target {
+        if let Ok(address) = text.parse::<Address>() {
+            return Target::Addresses(vec![address]);
+        }
+        match text.rsplit_once(':') {
+            Some((host, port)) if is_host_name(host) && !port.is_empty() => match port.parse() {
+                Ok(port) => Target::Name { host: host.to_owned(), port },
+                Err(_) => Target::Invalid(text.to_owned()),
+            },
+            _ => Target::Invalid(text.to_owned()),
+        }
+    }
+}
+
+/// Enough to tell a name from a mistyped address; the resolver has the last word.
+fn is_host_name(host: &str) -> bool {
+    !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+}
+
+impl From<String> for Target {
+    fn from(text: String) -> Target {
+        Target::from(text.as_str())
+    }
+}
+
+impl From<&String> for Target {
+    fn from(text: &String) -> Target {
+        Target::from(text.as_str())
+    }
+}
+
+impl From<Address> for Target {
+    fn from(address: Address) -> Target {
+        Target::Addresses(vec![address])
+    }
+}
+
+impl From<&Address> for Target {
+    fn from(address: &Address) -> Target {
+        Target::Addresses(vec![address.clone()])
+    }
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Target {
+        Target::Addresses(vec![address.into()])
+    }
+}
+
+impl From<Vec<SocketAddr>> for Target {
+    fn from(addresses: Vec<SocketAddr>) -> Target {
+        Target::Addresses(addresses.into_iter().map(Address::from).collect())
+    }
+}
+
+impl From<Vec<Address>> for Target {
+    fn from(addresses: Vec<Address>) -> Target {
+        Target::Addresses(addresses)
+    }
+}
+
+impl From<(&str, u16)> for Target {
+    fn from((host, port): (&str, u16)) -> Target {
+        match host.parse::<std::net::IpAddr>() {
+            Ok(ip) => SocketAddr::from((ip, port)).into(),
+            Err(_) => Target::Name { host: host.to_owned(), port },
+        }
+    }
+}
+
+impl Sockets {
+    /// Makes a token for a connection that is to be made; its deadline runs from now.
+    pub fn begin_connecting(&mut self, options: Rc<StreamOptions>) -> Token {
+        let timeout = options.connect_timeout;
+        let conn = Connection::new(None, Address::Unnamed, Phase::Connecting, options, self.now);
+        let token = self.table.insert(Box::new(crate::sockets::Source::Connection(conn)));
+        self.stats.connects += 1;
+        self.deadline_by(token, timeout);
+        if self.is_stopping() {
+            self.end(token, CloseReason::Stopped);
+        }
+        token
+    }
+
+    /// The addresses are known: tries them, the first one now.
+    pub fn connect_to(&mut self, token: Token, addresses: Vec<Address>) {
+        let since_turn = self.stats.turns;
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.phase != Phase::Connecting {
+            return;
+        }
+        let last_error = Some(io::Error::new(ErrorKind::NotFound, "the name has no address"));
+        conn.extras().attempt = Some(Attempt { remaining: VecDeque::from(addresses), last_error, since_turn });
+        self.try_next_address(token);
+    }
+
+    pub fn connect_failed(&mut self, token: Token, e: io::Error) {
+        if self.connection(token).is_some_and(|conn| conn.phase == Phase::Connecting) {
+            self.end(token, CloseReason::Connect(e));
+        }
+    }
+
+    /// Tries addresses until one is in progress or none is left.
+    pub fn try_next_address(&mut self, token: Token) {
+        loop {
+            let turn = self.stats.turns;
+            let Some(conn) = connection_in(&mut self.table, token) else { return };
+            let abandoned = conn.fd.take();
+            self.graveyard.extend(abandoned);
+            let Some(attempt) = conn.extras().attempt.as_mut() else { return };
+            attempt.since_turn = turn;
+            let Some(address) = attempt.remaining.pop_front() else {
+                let e = attempt.last_error.take().unwrap_or_else(|| ErrorKind::NotFound.into());
+                return self.connect_failed(token, e);
+            };
+            match self.try_address(token, &address) {
+                Ok(()) => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    // A Unix listener whose backlog is full says so at once and by no event: come back.
+                    if let Some(attempt) = connection_in(&mut self.table, token).and_then(|conn| conn.extras().attempt.as_mut()) {
+                        attempt.remaining.push_front(address);
+                    }
+                    return self.retry_later(token);
+                }
+                Err(e) => self.note_failure(token, e),
+            }
+        }
+    }
+
+    fn try_address(&mut self, token: Token, address: &Address) -> io::Result<()> {
+        let fd = sys::socket::stream(address.family())?;
+        let Some(conn) = connection_in(&mut self.table, token) else { return Ok(()) };
+        apply_stream_options(&fd, address, &conn.options)?;
+        match sys::socket::connect(&fd, address) {
+            Err(e) if sys::errno::is_in_progress(&e) => {}
+            other => other?,
+        }
+        conn.peer = address.clone();
+        conn.flags.clear(Flags::TCP.or(Flags::READABLE).or(Flags::WRITABLE).or(Flags::CUT_READS).or(Flags::FAILED));
+        // Registered after connect(2), so that an edge for OUT means its outcome, be it there already or later.
+        conn.flags.set(if address.ip().is_some() { Flags::TCP } else { Flags::ASKS_OUT });
+        self.poller.add(&fd, conn.interest(), token)?;
+        conn.fd = Some(fd);
+        Ok(())
+    }
+
+    fn note_failure(&mut self, token: Token, e: io::Error) {
+        if let Some(attempt) = connection_in(&mut self.table, token).and_then(|conn| conn.extras().attempt.as_mut()) {
+            log::debug!("{token}: connect: {e}");
+            attempt.last_error = Some(e);
+        }
+    }
+
+    /// An edge came for a connection in the making: asks for the outcome.
+    pub fn check_connected(&mut self, token: Token) {
+        let turn = self.stats.turns;
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let Some(attempt) = conn.extras.as_ref().and_then(|extras| extras.attempt.as_ref()) else { return };
+        let Some(fd) = &conn.fd else { return };
+        if attempt.since_turn == turn {
+            // The event was fetched before this socket was made: it speaks of the one before.
+            conn.flags.clear(Flags::READABLE.or(Flags::WRITABLE).or(Flags::CUT_READS).or(Flags::FAILED));
+            return;
+        }
+        if !conn.flags.has(Flags::WRITABLE) {
+            return;
+        }
+        let outcome = match sys::socket::take_error(fd) {
+            Ok(None) if is_to_itself(fd, &conn.peer) => Err(sys::errno::refused()),
+            Ok(None) => Ok(()),
+            Ok(Some(e)) | Err(e) => Err(e),
+        };
+        match outcome {
+            Ok(()) => self.connected(token),
+            Err(e) => {
+                self.note_failure(token, e);
+                self.try_next_address(token);
+            }
+        }
+    }
+
+    fn connected(&mut self, token: Token) {
+        let now = self.now;
+        self.cancel_deadline(token);
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let extras = conn.extras();
+        extras.attempt = None;
+        extras.opened = Some(now);
+        conn.flags.set(Flags::OPEN_DUE);
+        self.opened(token);
+        // What was sent meanwhile goes out, and what `shutdown` asked for is done, after `on_open`.
+        self.mark_dirty(token);
+    }
+}
+
+/// Whether a socket is connected to itself. Only a connection to a port of this machine can be, and those have
+/// the same address at both ends.
+fn is_to_itself(fd: &Fd, peer: &Address) -> bool {
+    peer.ip().is_some() && sys::socket::local_address(fd).is_ok_and(|local| local == *peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_an_address_a_name_or_an_error() {
+        assert_eq!(Target::from("127.0.0.1:80"), Target::Addresses(vec!["127.0.0.1:80".parse().expect("an address")]));
+        assert!(matches!(Target::from("[::1]:80"), Target::Addresses(_)));
+        assert!(matches!(Target::from("unix:@name"), Target::Addresses(_)));
+        assert_eq!(Target::from("localhost:80"), Target::Name { host: "localhost".into(), port: 80 });
+        for nonsense in ["", "localhost", ":80", "localhost:", "localhost:http", "localhost:65536", "a b:1", "::1:x"] {
+            assert_eq!(Target::from(nonsense), Target::Invalid(nonsense.into()), "{nonsense}");
+        }
+        assert!(matches!(Target::from(("::1", 80)), Target::Addresses(_)));
+    }
+}

@@ -1,0 +1,458 @@
+//! One connection: its descriptor, what the kernel said about it, and what it owns.
+//!
+//! A connection owns memory only for what is in flight: a queue while output waits, a buffer while input is
+//! left unconsumed, and a box of [`Extras`] while something out of the ordinary is going on. An idle one is the
+//! struct below and nothing else.
+//!
+//! ```text
+//!                 connect                  close                 flushed
+//!   Connecting ────────────► Open ──────────────────► Closing ────────────► Lingering
+//!       │                     │  both halves ended,      │ deadline             │ peer's end,
+//!       │ refused, timed out  │  error, limit, abort     │                      │ deadline
+//!       └──────────► Ended ◄──┴──────────◄───────────────┘                      ▼
+//!                      └────────────── on_close, then the end of the turn ──► gone
+//! ```
+//!
+//! A closed connection's `on_close` comes when it starts to linger, since by then all it was given has gone out.
+//!
+//! This file moves bytes between one descriptor and one connection's memory. What follows from that for marks,
+//! callbacks and other connections is decided in `sockets.rs`.
+
+use crate::filter::Filtering;
+use crate::options::StreamOptions;
+use crate::output::Output;
+use crate::poller::{Interest, Readiness};
+use crate::stats::Stats;
+use crate::sys::{self, Address, Fd};
+use crate::timer::TimerId;
+use crate::token::Token;
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// Bytes handed to the kernel in one flush before the others have their turn.
+const FLUSH_BUDGET_BYTES: usize = 4 * 1024 * 1024;
+
+/// Pieces offered to the kernel by one sendmsg(2). At 32 KiB a piece this is 2 MiB, more than a socket buffer
+/// takes at once.
+const GATHER_LEN: usize = sys::socket::IOV_LIMIT;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Being made; output is queued already.
+    Connecting,
+    /// Both halves may still be in use.
+    Open,
+    /// `close` or `stop` was called: output is flushed, input discarded, the handler is called for `on_close` only.
+    Closing,
+    /// Flushed and ended, `on_close` is due or done; waits for the peer's end.
+    Lingering,
+    /// Over; the descriptor lives until the end of the turn.
+    Ended,
+}
+
+/// A set of small facts, one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Flags(u32);
+
+macro_rules! flags {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        flags!(@ 0; $($(#[$doc])* $name),*);
+    };
+    (@ $bit:expr; $(#[$doc:meta])* $name:ident $(, $($rest:tt)*)?) => {
+        impl Flags { $(#[$doc])* pub const $name: Flags = Flags(1 << ($bit)); }
+        flags!(@ $bit + 1; $($($rest)*)?);
+    };
+    (@ $bit:expr;) => {};
+}
+
+flags! {
+    /// Input may wait in the kernel: an edge was seen, and no empty or short read since.
+    READABLE,
+    /// The kernel may have room: cleared by a write that was cut short.
+    WRITABLE,
+    /// An urgent mark, an end or an error was seen: a short read no longer means that nothing is left.
+    CUT_READS,
+    /// A TCP socket; others tell by EAGAIN alone that they are drained.
+    TCP,
+    /// Interest in OUT is registered (sockets that ask for it only while output waits).
+    ASKS_OUT,
+    /// The handler asked not to be given input.
+    PAUSED,
+    /// Own output is over the high mark, so the connection is not read.
+    GATED,
+    /// A `Flow::High` is unanswered.
+    OWES_LOW,
+    /// `on_high_water` is due.
+    HIGH_DUE,
+    /// `on_low_water` is due.
+    LOW_DUE,
+    /// `on_write_complete` is due.
+    COMPLETE_DUE,
+    /// `on_open` is due.
+    OPEN_DUE,
+    /// Unconsumed input is to be offered without new bytes.
+    OFFER,
+    /// recv(2) has said 0.
+    EOF_READ,
+    /// The handler (or the relay) knows.
+    EOF_DELIVERED,
+    /// Our half is to end when the queue is empty.
+    SHUTDOWN,
+    /// Our FIN is sent.
+    FIN_SENT,
+    /// Writing failed; what can still be read is read, then the connection ends.
+    BROKEN,
+    /// Joined to another connection: bytes go there and not to the handler.
+    RELAYED,
+    /// Bytes pass through a filter.
+    FILTERED,
+    /// Ends because the loop stops.
+    STOPPED,
+    /// The kernel reported an error that no call has returned yet.
+    FAILED,
+    /// Stands in the list of the ended.
+    CLOSE_DUE,
+    /// Stands in the ready list.
+    IN_READY,
+    /// Stands in the dirty list.
+    IN_DIRTY,
+    /// Stands in the list of callbacks due.
+    IN_DUE,
+    /// Stands in the list of those who hold slices of the read buffer.
+    IN_BORROWERS,
+}
+
+impl Flags {
+    pub const fn or(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+
+    /// Whether any of `flags` is set.
+    #[inline]
+    pub fn has(self, flags: Flags) -> bool {
+        self.0 & flags.0 != 0
+    }
+
+    #[inline]
+    pub fn set(&mut self, flags: Flags) {
+        self.0 |= flags.0;
+    }
+
+    #[inline]
+    pub fn clear(&mut self, flags: Flags) {
+        self.0 &= !flags.0;
+    }
+
+    /// Clears `flags`; whether any was set.
+    #[inline]
+    pub fn take(&mut self, flags: Flags) -> bool {
+        let had = self.has(flags);
+        self.clear(flags);
+        had
+    }
+}
+
+/// What only some connections need, and few for long.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    /// Timers armed by the handler, by key.
+    pub keyed: Vec<(u32, TimerId)>,
+    /// The connection must be made, or must be gone, by then.
+    pub deadline: Option<TimerId>,
+    /// A transient error that brings no new edge is tried again then.
+    pub retry: Option<TimerId>,
+    pub attempt: Option<Attempt>,
+    /// When a connection that we began was made.
+    pub opened: Option<Instant>,
+    pub relay: Option<RelayHalf>,
+    pub filter: Option<Filtering>,
+    /// Why writing failed.
+    pub broken: Option<io::Error>,
+    /// Input discarded since `close`.
+    pub discarded: usize,
+    pub dialer: Option<crate::dial::DialToken>,
+}
+
+/// A connection in the making.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// Addresses not yet tried.
+    pub remaining: VecDeque<Address>,
+    /// Why the last one failed.
+    pub last_error: Option<io::Error>,
+    /// The turn in which the present socket was made. Events of that turn were fetched before it and speak of
+    /// an earlier socket.
+    pub since_turn: u64,
+}
+
+/// One side of a relayed pair.
+#[derive(Debug)]
+pub(crate) struct RelayHalf {
+    /// Where the bytes read here go.
+    pub other: Token,
+    pub high_water: usize,
+    pub low_water: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// `None` while a name is looked up, and after `detach`.
+    pub fd: Option<Fd>,
+    pub flags: Flags,
+    pub phase: Phase,
+    /// Input is offered only from this many bytes on.
+    pub want: u32,
+    /// Shared with the listener and its other connections until changed.
+    pub options: Rc<StreamOptions>,
+    /// Present exactly while output waits, or is being filled.
+    pub output: Option<Box<Output>>,
+    /// Input that the handler has left. Never empty.
+    pub unread: Option<Box<BytesMut>>,
+    pub extras: Option<Box<Extras>>,
+    pub peer: Address,
+    /// When a byte last moved, in either direction.
+    pub moved: Instant,
+    /// When the kernel last took output, or output began to wait.
+    pub taken: Instant,
+    /// Looks after the idle and stalled time-outs.
+    pub watch: Option<TimerId>,
+    /// The listener that accepted it and counts it.
+    pub listener: Option<Token>,
+}
+
+/// What a flush came to.
+#[derive(Debug)]
+pub(crate) enum Flushed {
+    /// Nothing waits.
+    Empty,
+    /// The kernel is full; an edge will tell.
+    Waiting,
+    /// The budget is spent; more could go out.
+    More,
+    /// The kernel lacks memory, and no edge will tell.
+    Starved,
+    Failed(io::Error),
+}
+
+/// What a read came to.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Bytes,
+    /// Nothing is there; an edge will tell.
+    Nothing,
+    End,
+    /// The kernel lacks memory, and no edge will tell.
+    Starved,
+    Failed(io::Error),
+}
+
+impl Connection {
+    pub fn new(fd: Option<Fd>, peer: Address, phase: Phase, options: Rc<StreamOptions>, now: Instant) -> Connection {
+        let mut flags = Flags::WRITABLE;
+        if peer.ip().is_some() {
+            flags.set(Flags::TCP);
+        }
+        Connection {
+            fd,
+            flags,
+            phase,
+            want: 0,
+            options,
+            output: None,
+            unread: None,
+            extras: None,
+            peer,
+            moved: now,
+            taken: now,
+            watch: None,
+            listener: None,
+        }
+    }
+
+    /// Remembers what the kernel said.
+    #[inline]
+    pub fn note(&mut self, readiness: Readiness) {
+        if readiness.readable() {
+            self.flags.set(Flags::READABLE);
+        }
+        if readiness.writable() {
+            self.flags.set(Flags::WRITABLE);
+        }
+        if readiness.cuts_reads_short() {
+            self.flags.set(Flags::CUT_READS);
+        }
+    }
+
+    /// Reads once, up to `limit` bytes, into the spare capacity of `buffer`.
+    #[inline]
+    pub fn receive(&mut self, buffer: &mut BytesMut, limit: usize, stats: &mut Stats, now: Instant) -> Received {
+        let Some(fd) = &self.fd else { return Received::Nothing };
+        loop {
+            stats.reads += 1;
+            match sys::socket::recv(fd, buffer, limit) {
+                Ok(0) => {
+                    self.flags.clear(Flags::READABLE);
+                    self.flags.set(Flags::EOF_READ);
+                    return Received::End;
+                }
+                Ok(n) => {
+                    stats.bytes_read += n as u64;
+                    self.moved = now;
+                    // All that was there has been read, and what comes later brings an edge. Not so after an
+                    // urgent mark, an end or an error, nor on sockets that keep message boundaries.
+                    if n < limit && self.flags.has(Flags::TCP) && !self.flags.has(Flags::CUT_READS) {
+                        self.flags.clear(Flags::READABLE);
+                    }
+                    return Received::Bytes;
+                }
+                Err(e) => match e.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => {
+                        stats.reads_empty += 1;
+                        self.flags.clear(Flags::READABLE);
+                        return Received::Nothing;
+                    }
+                    _ if sys::errno::is_shortage(&e) => return Received::Starved,
+                    _ => return Received::Failed(e),
+                },
+            }
+        }
+    }
+
+    /// Offers the queue to the kernel until it is empty, the kernel is full or the budget is spent.
+    #[inline]
+    pub fn flush(&mut self, stats: &mut Stats, now: Instant) -> Flushed {
+        let (Some(output), Some(fd)) = (&mut self.output, &self.fd) else { return Flushed::Empty };
+        let mut budget = FLUSH_BUDGET_BYTES;
+        while output.queued() > 0 {
+            if budget == 0 {
+                return Flushed::More;
+            }
+            stats.writes += 1;
+            let (offered, result) = match output.single() {
+                Some(bytes) => (bytes.len(), sys::socket::send(fd, bytes)),
+                None => send_gathered(fd, output),
+            };
+            match result {
+                Ok(n) => {
+                    stats.bytes_written += n as u64;
+                    output.advance(n);
+                    budget = budget.saturating_sub(n);
+                    self.moved = now;
+                    self.taken = now;
+                    // A short write has met a full buffer, so that room will bring an edge.
+                    if n < offered && self.flags.has(Flags::TCP) {
+                        self.flags.clear(Flags::WRITABLE);
+                        return Flushed::Waiting;
+                    }
+                }
+                Err(e) => match e.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => {
+                        stats.writes_full += 1;
+                        self.flags.clear(Flags::WRITABLE);
+                        return Flushed::Waiting;
+                    }
+                    _ if sys::errno::is_shortage(&e) => return Flushed::Starved,
+                    _ => return Flushed::Failed(e),
+                },
+            }
+        }
+        Flushed::Empty
+    }
+
+    /// Bytes that wait for the kernel.
+    #[inline]
+    pub fn queued(&self) -> usize {
+        self.output.as_ref().map_or(0, |output| output.queued())
+    }
+
+    /// Bytes of memory that count against the loop's budget.
+    pub fn held(&self) -> usize {
+        self.queued() + self.unread_len()
+    }
+
+    pub fn unread_len(&self) -> usize {
+        self.unread.as_ref().map_or(0, |unread| unread.len())
+    }
+
+    pub fn low_water(&self) -> usize {
+        self.options.low_water.min(self.options.high_water)
+    }
+
+    /// Whether `send` may still take something.
+    #[inline]
+    pub fn takes_output(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Connecting)
+            && !self.flags.has(Flags::SHUTDOWN.or(Flags::BROKEN).or(Flags::RELAYED))
+    }
+
+    /// Whether its handler may be called, but for `on_close`.
+    #[inline]
+    pub fn hears_callbacks(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether input must stay where it is for now.
+    #[inline]
+    pub fn is_held_back(&self) -> bool {
+        self.flags.has(Flags::PAUSED.or(Flags::GATED))
+    }
+
+    /// What to ask epoll for when the connection is made.
+    pub fn interest(&self) -> Interest {
+        if self.flags.has(Flags::TCP) {
+            Interest::STREAM
+        } else if self.flags.has(Flags::ASKS_OUT) {
+            Interest::QUIET_OUT_WAITING
+        } else {
+            Interest::QUIET_OUT
+        }
+    }
+
+    pub fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_with(Box::default)
+    }
+
+    pub fn relay(&self) -> Option<&RelayHalf> {
+        self.extras.as_ref()?.relay.as_ref()
+    }
+
+    /// Takes what is queued, for a connection that is given away.
+    pub fn take_output(&mut self) -> Vec<Bytes> {
+        self.output.take().map(|mut output| output.take_pieces()).unwrap_or_default()
+    }
+}
+
+/// Several pieces in one call. Apart, so that the list of slices costs the common case no stack.
+#[inline(never)]
+fn send_gathered(fd: &Fd, output: &Output) -> (usize, io::Result<usize>) {
+    let mut slices = [IoSlice::new(&[]); GATHER_LEN];
+    let filled = output.slices(&mut slices);
+    let slices = &slices[..filled];
+    (slices.iter().map(|slice| slice.len()).sum(), sys::socket::send_vectored(fd, slices))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // The table's slot and the handler's are 16 bytes each; DESIGN allows 256 in all.
+        assert!(size_of::<Connection>() <= 160, "{}", size_of::<Connection>());
+    }
+
+    #[test]
+    fn flags_are_one_bit_each() {
+        assert_eq!(Flags::READABLE.0, 1);
+        assert_eq!(Flags::WRITABLE.0, 2);
+        let mut flags = Flags::READABLE.or(Flags::TCP);
+        assert!(flags.take(Flags::READABLE));
+        assert!(!flags.take(Flags::READABLE));
+        assert!(flags.has(Flags::TCP));
+    }
+}

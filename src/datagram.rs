@@ -1,0 +1,255 @@
+//! Datagram sockets: UDP, in batches, with a bounded queue.
+//!
+//! Datagrams are received with recvmmsg(2), up to a budget a turn, and sent with sendmmsg(2) when the turn
+//! settles, so that a broadcast on four interfaces is one call. A datagram that the kernel will not have (too
+//! long, no route) is dropped and counted, and costs the others nothing: that is what UDP promises anyway.
+//!
+//! These sockets are registered level-triggered for input: a batch that came back full is reported again by the
+//! next wait, so nothing need be remembered. They ask for output only while some waits, because UDP reports
+//! room after every send.
+
+use crate::options::UdpOptions;
+use crate::poller::{Interest, Readiness};
+use crate::sockets::{Due, Sockets, Source};
+use crate::sys::datagram::{self, BATCH_LIMIT, Inbox, Outgoing};
+use crate::sys::errno::{DatagramError, classify_datagram};
+use crate::sys::{self, Address, Fd};
+use crate::timer::TimerId;
+use crate::token::Token;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// ENOBUFS and ENOMEM bring no event: try again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(10);
+
+#[derive(Debug)]
+pub(crate) struct DatagramSocket {
+    fd: Fd,
+    options: UdpOptions,
+    queue: VecDeque<Packet>,
+    /// The kernel was full when last asked.
+    waits: bool,
+    /// Interest in OUT is registered.
+    asks_out: bool,
+    retry: Option<TimerId>,
+    closed: bool,
+    in_dirty: bool,
+}
+
+/// One datagram that waits to be sent.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    pub to: Address,
+    pub data: Bytes,
+    /// 0: as the routing table says.
+    pub interface: u32,
+    pub from: Option<IpAddr>,
+}
+
+/// Whether a datagram was taken: see [`Net::send_to`](crate::Net::send_to).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a datagram that was not taken is lost"]
+pub enum Datagrams {
+    /// Queued; it goes out when the turn settles, as far as the network has it.
+    Taken,
+    /// Not taken: as many as the limit allows wait already.
+    Full,
+    /// Not taken: the socket is gone.
+    Closed,
+}
+
+impl DatagramSocket {
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub fn note(&mut self, readiness: Readiness) {
+        if readiness.writable() {
+            self.waits = false;
+        }
+    }
+
+    pub fn max_datagram(&self) -> usize {
+        self.options.max_datagram
+    }
+}
+
+impl Sockets {
+    pub fn bind_datagram(&mut self, address: &Address, options: UdpOptions) -> io::Result<Token> {
+        if self.is_stopping() {
+            return Err(io::Error::other("the loop is stopping"));
+        }
+        let family = address.family();
+        let fd = sys::socket::datagram(family)?;
+        if let Some(ip) = address.ip() {
+            sys::socket::set_reuse_address(&fd, options.reuse_address)?;
+            if options.reuse_port {
+                sys::socket::set_reuse_port(&fd, true)?;
+            }
+            if ip.is_ipv6() {
+                sys::socket::set_only_v6(&fd, options.only_v6)?;
+            } else {
+                datagram::set_broadcast(&fd, options.broadcast)?;
+            }
+            datagram::set_packet_info(&fd, family)?;
+        }
+        sys::socket::bind(&fd, address)?;
+        let socket = DatagramSocket {
+            fd,
+            options,
+            queue: VecDeque::new(),
+            waits: false,
+            asks_out: false,
+            retry: None,
+            closed: false,
+            in_dirty: false,
+        };
+        let token = self.table.insert(Box::new(Source::Datagram(Box::new(socket))));
+        let registered = match self.datagram(token) {
+            Some(socket) => self.poller.add(&socket.fd, Interest::DATAGRAM, token),
+            None => Ok(()),
+        };
+        if let Err(e) = registered {
+            self.table.remove(token);
+            return Err(e);
+        }
+        Ok(token)
+    }
+
+    pub fn datagram(&self, token: Token) -> Option<&DatagramSocket> {
+        match self.table.get(token).map(|source| &**source) {
+            Some(Source::Datagram(socket)) => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn datagram_mut(&mut self, token: Token) -> Option<&mut DatagramSocket> {
+        match self.table.get_mut(token).map(|source| &mut **source) {
+            Some(Source::Datagram(socket)) => Some(socket),
+            _ => None,
+        }
+    }
+
+    pub fn datagram_fd(&self, token: Token) -> Option<&Fd> {
+        self.datagram(token).filter(|socket| !socket.closed).map(|socket| &socket.fd)
+    }
+
+    /// Fills `inbox` with what waits, within the budget; how many came.
+    pub fn receive_datagrams(&mut self, token: Token, inbox: &mut Inbox) -> usize {
+        let Some(socket) = self.datagram(token).filter(|socket| !socket.closed) else { return 0 };
+        let budget = socket.options.receive_budget.max(1) as usize;
+        // An error that an earlier datagram met is reported once here; behind it the queue is as before.
+        for _ in 0..2 {
+            match inbox.receive(&socket.fd, budget) {
+                Ok(n) => {
+                    self.stats.datagrams_in += n as u64;
+                    return n;
+                }
+                Err(e) if classify_datagram(&e) == DatagramError::Full => return 0,
+                Err(e) => log::debug!("{token}: recvmmsg: {e}"),
+            }
+        }
+        0
+    }
+
+    pub fn send_datagram(&mut self, token: Token, packet: Packet) -> Datagrams {
+        let Some(socket) = self.datagram_mut(token).filter(|socket| !socket.closed) else { return Datagrams::Closed };
+        if socket.queue.len() >= socket.options.queue_limit {
+            self.stats.datagrams_dropped += 1;
+            return Datagrams::Full;
+        }
+        socket.queue.push_back(packet);
+        if !socket.in_dirty {
+            socket.in_dirty = true;
+            self.dirty_datagrams.push(token);
+        }
+        Datagrams::Taken
+    }
+
+    pub fn flush_dirty_datagrams(&mut self) {
+        while let Some(token) = self.dirty_datagrams.pop() {
+            if let Some(socket) = self.datagram_mut(token) {
+                socket.in_dirty = false;
+                self.flush_datagrams(token);
+            }
+        }
+    }
+
+    /// Offers the queue to the kernel. Each pass sends or drops at least one datagram, or ends the loop, so the
+    /// queue's limit bounds it; errors of earlier datagrams may come once for each.
+    pub fn flush_datagrams(&mut self, token: Token) {
+        let Some(Source::Datagram(socket)) = self.table.get_mut(token).map(|source| &mut **source) else { return };
+        let mut passes = 2 * socket.queue.len();
+        while !socket.queue.is_empty() && !socket.waits && socket.retry.is_none() && passes > 0 {
+            passes -= 1;
+            match send_batch(&socket.fd, &socket.queue) {
+                Ok(sent) => {
+                    socket.queue.drain(..sent.max(1).min(socket.queue.len()));
+                    self.stats.datagrams_out += sent as u64;
+                }
+                Err(e) => match classify_datagram(&e) {
+                    DatagramError::Interrupted | DatagramError::Earlier => {}
+                    DatagramError::Full => socket.waits = true,
+                    DatagramError::Memory => {
+                        socket.retry = Some(self.timers.insert(self.now + RETRY_AFTER, Due::Retry(token)));
+                    }
+                    DatagramError::This => {
+                        let dropped = socket.queue.pop_front();
+                        self.stats.datagrams_dropped += 1;
+                        log::debug!("{token}: datagram to {:?} dropped: {e}", dropped.map(|packet| packet.to));
+                    }
+                },
+            }
+        }
+        let interest = if socket.waits { Interest::DATAGRAM_WAITING } else { Interest::DATAGRAM };
+        if socket.waits != socket.asks_out
+            && let Ok(()) = self.poller.modify(&socket.fd, interest, token)
+        {
+            socket.asks_out = socket.waits;
+        }
+        if !socket.queue.is_empty() && !socket.waits && socket.retry.is_none() && !socket.in_dirty {
+            socket.in_dirty = true;
+            self.dirty_datagrams.push(token);
+        }
+    }
+
+    pub fn retry_datagrams(&mut self, token: Token) {
+        if let Some(id) = self.datagram_mut(token).and_then(|socket| socket.retry.take()) {
+            self.timers.remove(id);
+        }
+        self.flush_datagrams(token);
+    }
+
+    /// What is queued gets one more chance; what the kernel does not take then is lost.
+    pub fn close_datagram(&mut self, token: Token) {
+        if self.datagram(token).is_none_or(|socket| socket.closed) {
+            return;
+        }
+        self.flush_datagrams(token);
+        let Some(socket) = self.datagram_mut(token) else { return };
+        socket.closed = true;
+        let dropped = socket.queue.len() as u64;
+        let retry = socket.retry.take();
+        socket.queue.clear();
+        self.stats.datagrams_dropped += dropped;
+        if let Some(id) = retry {
+            self.timers.remove(id);
+        }
+        self.reaped.push(token);
+        self.closed.push(token);
+    }
+}
+
+fn send_batch<'a>(fd: &Fd, queue: &'a VecDeque<Packet>) -> io::Result<usize> {
+    let outgoing = |packet: &'a Packet| Outgoing {
+        to: &packet.to,
+        data: &packet.data,
+        interface: packet.interface,
+        from: packet.from,
+    };
+    let batch: Vec<Outgoing<'_>> = queue.iter().take(BATCH_LIMIT).map(outgoing).collect();
+    datagram::send_batch(fd, &batch)
+}

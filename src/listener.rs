@@ -1,0 +1,360 @@
+//! Listeners: how peers come in, and how they are turned away when there is no room.
+//!
+//! A listener is registered level-triggered: the kernel reports it for as long as a peer waits, so one
+//! accept4(2) a peer is enough, and no call is spent to be told EAGAIN. Only when peers are reported turn after
+//! turn is the batch doubled, up to the accept budget.
+//!
+//! The special problem of EMFILE: without a free descriptor a peer can be neither accepted nor refused; it would
+//! hang in the backlog, and the level-triggered listener would spin. So one descriptor is held in reserve:
+//!
+//! ```text
+//!   accept4 ─► EMFILE ─► close the spare ─► accept4 ─► close the peer ─► open the spare again
+//!                                              │                             │ fails: pause, try by timer
+//!                                              └─ EAGAIN: nobody was there (accept4 says EMFILE even then)
+//! ```
+//!
+//! The peer sees at once that it is not served, the connections that are open go on, and the processor idles.
+
+use crate::connection::{Connection, Phase};
+use crate::options::{AtLimit, ListenOptions, StreamOptions};
+use crate::poller::Interest;
+use crate::sockets::{Due, Sockets, Source};
+use crate::sys::{self, Address, Fd};
+use crate::token::Token;
+use std::io::{self, ErrorKind};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A listener that ran into a shortage (memory, descriptors without a spare) tries again after this.
+const RELISTEN_AFTER: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(crate) struct Listener {
+    fd: Fd,
+    address: Address,
+    options: ListenOptions,
+    /// What accepted connections start from; one copy for all of them.
+    stream: Rc<StreamOptions>,
+    /// Connections accepted here that still have their descriptor.
+    open: usize,
+    /// Peers to accept before going back to the kernel.
+    batch: u32,
+    last_turn: u64,
+    paused: bool,
+    closed: bool,
+    /// The socket file is ours, so it goes when the listener does.
+    owns_path: bool,
+}
+
+/// What an accept4(2) came to.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    Peer(Token),
+    /// This one is not to be had; the next may be.
+    Skipped,
+    /// Nobody waits, or nobody can be taken now.
+    Nobody,
+}
+
+impl Listener {
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn is_full(&self) -> bool {
+        self.options.max_connections.is_some_and(|most| self.open >= most)
+    }
+}
+
+/// Makes a listening socket.
+fn listening_socket(address: &Address, options: &ListenOptions) -> io::Result<Fd> {
+    let fd = sys::socket::stream(address.family())?;
+    if address.ip().is_some() {
+        sys::socket::set_reuse_address(&fd, options.reuse_address)?;
+        if options.reuse_port {
+            sys::socket::set_reuse_port(&fd, true)?;
+        }
+        if address.ip().is_some_and(|ip| ip.is_ipv6()) {
+            sys::socket::set_only_v6(&fd, options.only_v6)?;
+        }
+    }
+    match sys::socket::bind(&fd, address) {
+        Err(e) if e.kind() == ErrorKind::AddrInUse && is_left_behind(address) => {
+            if let Address::Path(path) = address {
+                sys::socket::unlink(path)?;
+            }
+            sys::socket::bind(&fd, address)?;
+        }
+        bound => bound?,
+    }
+    sys::socket::listen(&fd, options.backlog)?;
+    Ok(fd)
+}
+
+/// Whether the socket file belongs to nobody: a server that was killed leaves its file, and then connecting to it
+/// is refused.
+fn is_left_behind(address: &Address) -> bool {
+    let Address::Path(_) = address else { return false };
+    let refused = |e: io::Error| e.kind() == ErrorKind::ConnectionRefused;
+    sys::socket::stream(address.family())
+        .is_ok_and(|probe| sys::socket::connect(&probe, address).is_err_and(refused))
+}
+
+impl Sockets {
+    pub fn listen(&mut self, address: &Address, options: ListenOptions) -> io::Result<Token> {
+        let fd = listening_socket(address, &options)?;
+        let owns_path = matches!(address, Address::Path(_));
+        self.add_listener(fd, options, owns_path)
+    }
+
+    /// Takes over a socket that listens already.
+    pub fn adopt_listener(&mut self, fd: Fd, options: ListenOptions) -> io::Result<Token> {
+        sys::socket::set_nonblocking(&fd)?;
+        if !sys::socket::is_listening(&fd)? {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "the socket does not listen"));
+        }
+        self.add_listener(fd, options, false)
+    }
+
+    fn add_listener(&mut self, fd: Fd, options: ListenOptions, owns_path: bool) -> io::Result<Token> {
+        if self.is_stopping() {
+            return Err(io::Error::other("the loop is stopping"));
+        }
+        let address = sys::socket::local_address(&fd)?;
+        // Accepted sockets inherit these, which saves a call for each.
+        apply_stream_options(&fd, &address, &options.stream)?;
+        let listener = Listener {
+            fd,
+            address,
+            stream: Rc::new(options.stream.clone()),
+            options,
+            open: 0,
+            batch: 1,
+            last_turn: 0,
+            paused: false,
+            closed: false,
+            owns_path,
+        };
+        let token = self.table.insert(Box::new(Source::Listener(Box::new(listener))));
+        let registered = match self.listener(token) {
+            Some(listener) => self.poller.add(&listener.fd, Interest::LISTEN, token),
+            None => Ok(()),
+        };
+        if let Err(e) = registered {
+            self.table.remove(token);
+            return Err(e);
+        }
+        Ok(token)
+    }
+
+    pub fn listener(&self, token: Token) -> Option<&Listener> {
+        match self.table.get(token).map(|source| &**source) {
+            Some(Source::Listener(listener)) => Some(listener),
+            _ => None,
+        }
+    }
+
+    fn listener_mut(&mut self, token: Token) -> Option<&mut Listener> {
+        match self.table.get_mut(token).map(|source| &mut **source) {
+            Some(Source::Listener(listener)) => Some(listener),
+            _ => None,
+        }
+    }
+
+    pub fn listener_address(&self, token: Token) -> Option<&Address> {
+        self.listener(token).map(|listener| &listener.address)
+    }
+
+    /// How many peers to accept in this turn.
+    pub fn accept_batch(&mut self, token: Token) -> u32 {
+        let turn = self.stats.turns;
+        let Some(listener) = self.listener_mut(token) else { return 0 };
+        let storm = listener.last_turn + 1 == turn;
+        listener.last_turn = turn;
+        listener.batch = if storm { (listener.batch * 2).min(listener.options.accept_budget.max(1)) } else { 1 };
+        listener.batch
+    }
+
+    /// Accepts one peer. Every errno of accept(2) has its answer here.
+    pub fn accept(&mut self, token: Token) -> Accepted {
+        let Some(listener) = self.listener_mut(token) else { return Accepted::Nobody };
+        if listener.closed || listener.paused {
+            return Accepted::Nobody;
+        }
+        if listener.is_full() && listener.options.at_limit == AtLimit::Pause {
+            self.pause_listener(token);
+            return Accepted::Nobody;
+        }
+        match sys::socket::accept(&listener.fd) {
+            Ok((fd, peer)) => self.admit(token, fd, peer),
+            Err(e) => self.accept_failed(token, &e),
+        }
+    }
+
+    fn admit(&mut self, token: Token, fd: Fd, peer: Address) -> Accepted {
+        let now = self.now;
+        let Some(listener) = self.listener_mut(token) else { return Accepted::Nobody };
+        if listener.is_full() {
+            self.stats.refused += 1;
+            self.graveyard.push(fd);
+            return Accepted::Skipped;
+        }
+        let mut conn = Connection::new(Some(fd), peer, Phase::Open, listener.stream.clone(), now);
+        conn.listener = Some(token);
+        match self.add_connection(conn) {
+            Ok(conn) => {
+                self.stats.accepts += 1;
+                self.opened(conn);
+                Accepted::Peer(conn)
+            }
+            Err(e) => {
+                log::warn!("{token}: a peer is turned away, epoll cannot watch it: {e}");
+                self.stats.refused += 1;
+                Accepted::Skipped
+            }
+        }
+    }
+
+    fn accept_failed(&mut self, token: Token, e: &io::Error) -> Accepted {
+        use sys::errno::AcceptError::*;
+        match sys::errno::classify_accept(e) {
+            Interrupted => Accepted::Skipped,
+            Empty => {
+                if let Some(listener) = self.listener_mut(token) {
+                    listener.batch = 1;
+                }
+                Accepted::Nobody
+            }
+            // The peer, or the network to it, had gone before we came to it.
+            Peer => {
+                self.stats.accept_errors += 1;
+                Accepted::Skipped
+            }
+            Descriptors => self.refuse_with_spare(token),
+            Memory => {
+                self.relisten_later(token);
+                Accepted::Nobody
+            }
+            Broken => {
+                log::error!("{token}: accept4: {e}");
+                self.relisten_later(token);
+                Accepted::Nobody
+            }
+        }
+    }
+
+    /// No descriptor is free: see the head of this file.
+    fn refuse_with_spare(&mut self, token: Token) -> Accepted {
+        if !self.reaped.is_empty() || !self.graveyard.is_empty() || !self.ended.is_empty() {
+            // Some are about to be released, and the listener is reported again.
+            return Accepted::Nobody;
+        }
+        let Some(spare) = self.spare.take() else {
+            self.regain_spare(token);
+            return Accepted::Nobody;
+        };
+        drop(spare);
+        self.stats.out_of_descriptors += 1;
+        let Some(listener) = self.listener(token) else { return Accepted::Nobody };
+        let refused = sys::socket::accept(&listener.fd);
+        let somebody = refused.is_ok();
+        // Closed at once, unlike all others: it never had a token, and its number is needed for the spare.
+        drop(refused);
+        self.stats.refused += u64::from(somebody);
+        if self.regain_spare(token) && somebody { Accepted::Skipped } else { Accepted::Nobody }
+    }
+
+    /// Opens the spare again, or pauses the listener until that can be done.
+    fn regain_spare(&mut self, token: Token) -> bool {
+        if self.spare.is_none() {
+            self.spare = sys::fd::spare().ok();
+        }
+        if self.spare.is_none() {
+            self.relisten_later(token);
+        }
+        self.spare.is_some()
+    }
+
+    fn pause_listener(&mut self, token: Token) {
+        let Some(listener) = self.listener_mut(token) else { return };
+        listener.paused = true;
+        self.set_listening(token, Interest::NOTHING);
+    }
+
+    fn relisten_later(&mut self, token: Token) {
+        self.pause_listener(token);
+        self.timers.insert(self.now + RELISTEN_AFTER, Due::Relisten(token));
+    }
+
+    /// The shortage may be over.
+    pub fn relisten(&mut self, token: Token) {
+        if self.regain_spare(token) {
+            self.resume_listener(token);
+        }
+    }
+
+    fn resume_listener(&mut self, token: Token) {
+        let Some(listener) = self.listener_mut(token) else { return };
+        if listener.paused && !listener.closed {
+            listener.paused = false;
+            self.set_listening(token, Interest::LISTEN);
+        }
+    }
+
+    fn set_listening(&mut self, token: Token, interest: Interest) {
+        let Some(listener) = self.listener(token) else { return };
+        if let Err(e) = self.poller.modify(&listener.fd, interest, token) {
+            log::error!("{token}: epoll_ctl: {e}");
+        }
+    }
+
+    pub fn count_connection(&mut self, token: Token) {
+        if let Some(listener) = self.listener_mut(token) {
+            listener.open += 1;
+        }
+    }
+
+    pub fn uncount_connection(&mut self, token: Token) {
+        let Some(listener) = self.listener_mut(token) else { return };
+        listener.open -= 1;
+        if listener.paused && !listener.is_full() && listener.options.max_connections.is_some() {
+            self.resume_listener(token);
+        }
+    }
+
+    /// Peers that wait in its backlog are refused by the kernel when the descriptor goes.
+    pub fn close_listener(&mut self, token: Token) {
+        let Some(listener) = self.listener_mut(token) else { return };
+        if listener.closed {
+            return;
+        }
+        listener.closed = true;
+        if let Address::Path(path) = &listener.address
+            && listener.owns_path
+        {
+            // Best effort: somebody may have removed it before us.
+            let _ = sys::socket::unlink(path);
+        }
+        self.reaped.push(token);
+        self.closed.push(token);
+    }
+}
+
+/// Sets what a socket's options ask of the kernel.
+pub(crate) fn apply_stream_options(fd: &Fd, address: &Address, options: &StreamOptions) -> io::Result<()> {
+    if address.ip().is_some() {
+        if options.nodelay {
+            sys::socket::set_nodelay(fd, true)?;
+        }
+        if options.keep_alive.is_some() {
+            sys::socket::set_keep_alive(fd, options.keep_alive)?;
+        }
+    }
+    if let Some(bytes) = options.send_buffer {
+        sys::socket::set_send_buffer(fd, bytes)?;
+    }
+    if let Some(bytes) = options.receive_buffer {
+        sys::socket::set_receive_buffer(fd, bytes)?;
+    }
+    Ok(())
+}

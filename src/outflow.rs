@@ -1,0 +1,443 @@
+//! Sending: from `send` to the kernel, and what crossing a mark brings about.
+//!
+//! `send` appends to the queue of its connection and no more: the queue is offered to the kernel when the
+//! callback has returned (its own connection) or when the turn settles (others), so that sixteen replies make
+//! one write. Only a queue past the eager-flush size is offered at once, since more gathering would gain
+//! nothing and memory would grow.
+//!
+//! ```text
+//!   queued bytes
+//!   hard ──────────────────────────────────────────────── one more send: Overflow
+//!                      ╭───╮
+//!   high ─ ─ ─ ─ ─ ─ ─╱─ ─ ╲─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─  send answers High; the connection is not read
+//!                   ╱       ╲
+//!   low  ─ ─ ─ ─ ─╱─ ─ ─ ─ ─ ─╲─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─  on_low_water; reading goes on
+//!   ─────────────╯             ╰──────────────────────── 0: on_write_complete
+//! ```
+//!
+//! The rule that is kept: every `Flow::High` is followed by one `on_low_water` or by `on_close`. A mark is a
+//! flag that is checked against the live queue when its callback is due, so a queue that fills and drains
+//! within one turn can neither lose the answer nor give it too early.
+
+use crate::connection::{Connection, Flags, Flushed, Phase};
+use crate::handler::{CloseReason, Flow};
+use crate::poller::Interest;
+use crate::sockets::{Sockets, connection_in};
+use crate::sys;
+use crate::token::Token;
+use bytes::{Bytes, BytesMut};
+use std::io;
+
+impl Sockets {
+    /// Queues a copy of `data`.
+    #[inline]
+    pub fn send_copy(&mut self, token: Token, data: &[u8]) -> Flow {
+        let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
+        let queued = conn.queued();
+        if !conn.takes_output() {
+            return Flow::Closed;
+        }
+        let unusual = conn.flags.has(Flags::FILTERED) || queued > conn.options.hard_limit;
+        if unusual || data.len() >= conn.options.eager_flush || data.is_empty() {
+            return self.send_unusual(token, data);
+        }
+        if queued == 0 {
+            conn.taken = self.now;
+        }
+        conn.output.get_or_insert_with(|| self.pool.take()).push_copy(data);
+        self.pushed(token, data.len())
+    }
+
+    /// Queues `data` without copying it.
+    pub fn send_shared(&mut self, token: Token, data: Bytes) -> Flow {
+        let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
+        let queued = conn.queued();
+        if !conn.takes_output() {
+            return Flow::Closed;
+        }
+        if conn.flags.has(Flags::FILTERED) || queued > conn.options.hard_limit {
+            return self.send_unusual(token, &data);
+        }
+        if queued == 0 {
+            conn.taken = self.now;
+        }
+        let len = data.len();
+        let borrowed = self.lent.contains(&(data.as_ptr() as usize));
+        conn.output.get_or_insert_with(|| self.pool.take()).push_shared(data, borrowed);
+        if borrowed && self.own != Some(token) && !conn.flags.has(Flags::IN_BORROWERS) {
+            conn.flags.set(Flags::IN_BORROWERS);
+            self.borrowers.push(token);
+        }
+        self.pushed(token, len)
+    }
+
+    /// Queues bytes that are not subject to a filter or to the limits of `send`: what a filter has made, and
+    /// what a relay has read.
+    pub fn push_raw(&mut self, token: Token, data: &[u8]) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if data.is_empty() || conn.flags.has(Flags::BROKEN) || matches!(conn.phase, Phase::Lingering | Phase::Ended) {
+            return;
+        }
+        if conn.queued() == 0 {
+            conn.taken = self.now;
+        }
+        conn.output.get_or_insert_with(|| self.pool.take()).push_copy(data);
+        self.pushed(token, data.len());
+    }
+
+    /// What a send amounts to: counts, marks, eager flush.
+    #[inline]
+    fn pushed(&mut self, token: Token, len: usize) -> Flow {
+        self.stats.held += len as u64;
+        let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
+        let queued = conn.queued();
+        if queued >= conn.options.eager_flush || queued > conn.options.high_water {
+            return self.pushed_much(token);
+        }
+        if self.own != Some(token) {
+            self.mark_dirty(token);
+        }
+        Flow::Open
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pushed_much(&mut self, token: Token) -> Flow {
+        self.flush_and_tell(token);
+        let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
+        let queued = conn.queued();
+        self.stats.peak_queued = self.stats.peak_queued.max(queued as u64);
+        if self.own != Some(token) && queued > 0 {
+            self.mark_dirty(token);
+        }
+        let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
+        if conn.phase == Phase::Ended || conn.flags.has(Flags::BROKEN) {
+            return Flow::Closed;
+        }
+        if queued <= conn.options.high_water {
+            return Flow::Open;
+        }
+        self.over_high_water(token);
+        Flow::High
+    }
+
+    /// The live queue is over the high mark.
+    pub fn over_high_water(&mut self, token: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.flags.has(Flags::RELAYED) {
+            return;
+        }
+        if !conn.options.read_while_high {
+            conn.flags.set(Flags::GATED);
+        }
+        if !conn.flags.has(Flags::OWES_LOW) {
+            conn.flags.set(Flags::OWES_LOW);
+            self.mark_due(token, Flags::HIGH_DUE);
+        }
+    }
+
+    /// The sends that are rare: nothing, through a filter, over the hard limit, or so large that a copy is
+    /// worth avoiding.
+    #[cold]
+    #[inline(never)]
+    fn send_unusual(&mut self, token: Token, data: &[u8]) -> Flow {
+        let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
+        let queued = conn.queued();
+        if data.is_empty() {
+            return if queued > conn.options.high_water { Flow::High } else { Flow::Open };
+        }
+        if queued > conn.options.hard_limit {
+            self.end(token, CloseReason::Overflow);
+            return Flow::Closed;
+        }
+        if conn.flags.has(Flags::FILTERED) {
+            return self.send_filtered(token, data);
+        }
+        let direct = queued == 0 && conn.phase == Phase::Open && conn.flags.has(Flags::WRITABLE);
+        let taken = if direct { self.write_through(token, data) } else { 0 };
+        let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
+        if !conn.takes_output() {
+            return Flow::Closed;
+        }
+        if queued == 0 {
+            conn.taken = self.now;
+        }
+        // Even an empty rest makes a queue: its drain is what `on_write_complete` reports.
+        conn.output.get_or_insert_with(|| self.pool.take()).push_copy(&data[taken..]);
+        self.pushed(token, data.len() - taken)
+    }
+
+    /// Offers `data` straight to the kernel, for a connection with nothing queued; returns how much it took.
+    pub fn write_through(&mut self, token: Token, data: &[u8]) -> usize {
+        let Some(conn) = connection_in(&mut self.table, token) else { return 0 };
+        let Some(fd) = &conn.fd else { return 0 };
+        self.stats.writes += 1;
+        match sys::socket::send(fd, data) {
+            Ok(n) => {
+                self.stats.bytes_written += n as u64;
+                conn.moved = self.now;
+                conn.taken = self.now;
+                if n < data.len() && conn.flags.has(Flags::TCP) {
+                    conn.flags.clear(Flags::WRITABLE);
+                }
+                n
+            }
+            // Whatever else it says, it says again when the queue is flushed, and is dealt with there.
+            Err(_) => 0,
+        }
+    }
+
+    /// Offers the queue to the kernel; whether that emptied it.
+    #[inline]
+    pub fn flush(&mut self, token: Token) -> bool {
+        let Some(conn) = connection_in(&mut self.table, token) else { return false };
+        if !matches!(conn.phase, Phase::Open | Phase::Closing) {
+            return false;
+        }
+        let before = conn.queued();
+        if before > 0 && !conn.flags.has(Flags::WRITABLE) {
+            self.keep_waiting(token);
+            return false;
+        }
+        let had_queue = conn.output.is_some();
+        let flushed = conn.flush(&mut self.stats, self.now);
+        self.stats.held -= (before - conn.queued()) as u64;
+        match flushed {
+            Flushed::Empty => {
+                if let Some(output) = conn.output.take() {
+                    self.pool.put(output);
+                }
+                let flags = conn.flags;
+                if flags.has(Flags::SHUTDOWN.or(Flags::GATED).or(Flags::OWES_LOW).or(Flags::RELAYED).or(Flags::ASKS_OUT))
+                    || conn.phase != Phase::Open
+                {
+                    self.fell(token);
+                    self.drained(token);
+                }
+                had_queue
+            }
+            rest => {
+                self.flush_rest(token, rest);
+                false
+            }
+        }
+    }
+
+    /// [`Sockets::flush`] from where no callback can follow at once.
+    pub fn flush_and_tell(&mut self, token: Token) {
+        if self.flush(token) {
+            self.mark_due(token, Flags::COMPLETE_DUE);
+        }
+    }
+
+    /// Flushes after a callback of this connection, and those that were sent slices of the buffer it was lent.
+    /// Whether everything queued is with the kernel now.
+    #[inline]
+    pub fn flush_own(&mut self, token: Token) -> bool {
+        self.own = None;
+        let completed = match connection_in(&mut self.table, token) {
+            Some(conn) if conn.output.is_some() || conn.flags.has(Flags::SHUTDOWN) || conn.phase == Phase::Closing => {
+                self.flush(token)
+            }
+            _ => false,
+        };
+        if !self.borrowers.is_empty() {
+            self.flush_borrowers();
+        }
+        self.lent = 0..0;
+        completed
+    }
+
+    #[cold]
+    fn flush_borrowers(&mut self) {
+        while let Some(token) = self.borrowers.pop() {
+            if let Some(conn) = connection_in(&mut self.table, token) {
+                conn.flags.clear(Flags::IN_BORROWERS);
+            }
+            self.flush_and_tell(token);
+            // A connection in the making cannot be flushed.
+            self.keep_waiting(token);
+        }
+    }
+
+    /// Flushes what others than its own callback have queued.
+    pub fn flush_dirty(&mut self) {
+        for _ in 0..self.dirty.len() {
+            let Some(token) = self.dirty.pop_front() else { break };
+            if let Some(conn) = connection_in(&mut self.table, token) {
+                conn.flags.clear(Flags::IN_DIRTY);
+                self.flush_and_tell(token);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn flush_rest(&mut self, token: Token, rest: Flushed) {
+        match rest {
+            Flushed::Empty => {}
+            Flushed::Waiting => self.ask_for_room(token),
+            Flushed::More => self.mark_dirty(token),
+            Flushed::Starved => {
+                if let Some(conn) = connection_in(&mut self.table, token) {
+                    conn.flags.clear(Flags::WRITABLE);
+                }
+                self.retry_later(token);
+            }
+            Flushed::Failed(e) => return self.broken(token, e),
+        }
+        self.keep_waiting(token);
+        self.fell(token);
+    }
+
+    /// Output waits: it must own its memory, and the stalled time-out runs.
+    fn keep_waiting(&mut self, token: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let watched = conn.options.stalled_timeout.is_none() || conn.phase == Phase::Connecting;
+        let closing = conn.phase == Phase::Closing;
+        let close_timeout = conn.options.close_timeout;
+        let has_deadline = conn.extras.as_ref().is_some_and(|extras| extras.deadline.is_some());
+        if let Some(output) = &mut conn.output {
+            if output.is_borrowing() {
+                output.own(&self.lent);
+            }
+            output.settle();
+        }
+        if !watched {
+            self.watch(token);
+        }
+        if closing && !has_deadline {
+            self.deadline_by(token, close_timeout);
+        }
+    }
+
+    /// The queue has become shorter: whoever waits for that is told.
+    fn fell(&mut self, token: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let queued = conn.queued();
+        if queued <= conn.low_water() && conn.flags.has(Flags::OWES_LOW.or(Flags::GATED)) {
+            self.mark_due(token, Flags::LOW_DUE);
+        }
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if let Some(relay) = conn.relay()
+            && queued <= relay.low_water
+        {
+            let other = relay.other;
+            self.mark_ready(other);
+        }
+        if queued == 0 {
+            self.ask_no_room(token);
+        }
+    }
+
+    /// Sockets that report every send as an edge are asked about room only while output waits.
+    fn ask_for_room(&mut self, token: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.flags.has(Flags::TCP.or(Flags::ASKS_OUT)) {
+            return;
+        }
+        conn.flags.set(Flags::ASKS_OUT);
+        self.set_interest(token, Interest::QUIET_OUT_WAITING);
+    }
+
+    fn ask_no_room(&mut self, token: Token) {
+        if connection_in(&mut self.table, token).is_some_and(|conn| conn.flags.take(Flags::ASKS_OUT)) {
+            self.set_interest(token, Interest::QUIET_OUT);
+        }
+    }
+
+    fn set_interest(&mut self, token: Token, interest: Interest) {
+        let Some(fd) = connection_in(&mut self.table, token).and_then(|conn| conn.fd.as_ref()) else { return };
+        if let Err(e) = self.poller.modify(fd, interest, token) {
+            self.end(token, CloseReason::Error(e));
+        }
+    }
+
+    /// Marks have been moved: they hold for what is queued now.
+    pub fn recheck_marks(&mut self, token: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.options.read_while_high && conn.flags.take(Flags::GATED) {
+            self.mark_ready(token);
+        }
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.queued() > conn.options.high_water {
+            self.over_high_water(token);
+        } else {
+            self.fell(token);
+        }
+        if self.connection(token).is_some_and(Connection::is_timed) {
+            self.watch(token);
+        }
+    }
+
+    /// Which of the callbacks due still hold: marks are compared with the queue as it is now.
+    pub fn take_due(&mut self) -> Option<(Token, Flags, usize)> {
+        let token = self.due.pop_front()?;
+        let Some(conn) = connection_in(&mut self.table, token) else { return Some((token, Flags::default(), 0)) };
+        conn.flags.clear(Flags::IN_DUE);
+        let mut what = Flags::default();
+        let queued = conn.queued();
+        let speaks = conn.phase == Phase::Open && !conn.flags.has(Flags::RELAYED);
+        if conn.flags.take(Flags::HIGH_DUE) && speaks && queued > conn.options.high_water {
+            what.set(Flags::HIGH_DUE);
+        }
+        if conn.flags.take(Flags::LOW_DUE) && speaks && queued <= conn.low_water() {
+            conn.flags.clear(Flags::GATED);
+            if conn.flags.take(Flags::OWES_LOW) {
+                what.set(Flags::LOW_DUE);
+            }
+            // What the handler left when it met the high mark is offered again without new bytes.
+            conn.flags.set(Flags::OFFER);
+            self.mark_ready(token);
+        }
+        let Some(conn) = connection_in(&mut self.table, token) else { return Some((token, what, queued)) };
+        if conn.flags.take(Flags::COMPLETE_DUE) && speaks && queued == 0 {
+            what.set(Flags::COMPLETE_DUE);
+        }
+        Some((token, what, queued))
+    }
+
+    // ── Filters ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn send_filtered(&mut self, token: Token, data: &[u8]) -> Flow {
+        match self.encode(token, data) {
+            Ok(()) => {}
+            Err(e) => {
+                self.end(token, CloseReason::Error(e));
+                return Flow::Closed;
+            }
+        }
+        match self.connection(token) {
+            Some(conn) if conn.flags.has(Flags::BROKEN) || conn.phase == Phase::Ended => Flow::Closed,
+            Some(conn) if conn.queued() > conn.options.high_water => Flow::High,
+            Some(_) => Flow::Open,
+            None => Flow::Closed,
+        }
+    }
+
+    pub fn encode(&mut self, token: Token, data: &[u8]) -> io::Result<()> {
+        let Some(conn) = connection_in(&mut self.table, token) else { return Ok(()) };
+        let Some(filtering) = conn.extras.as_mut().and_then(|extras| extras.filter.as_mut()) else { return Ok(()) };
+        let mut wire = BytesMut::new();
+        filtering.filter.encode(data, &mut wire)?;
+        self.push_raw(token, &wire);
+        Ok(())
+    }
+
+    /// Our half ends: a filter may have a farewell of its own (TLS's close_notify), which stands before the FIN.
+    pub fn finish_filter(&mut self, token: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let Some(filtering) = conn.extras.as_mut().and_then(|extras| extras.filter.as_mut()) else { return };
+        let mut wire = BytesMut::new();
+        if let Err(e) = filtering.filter.finish(&mut wire) {
+            return self.end(token, CloseReason::Error(e));
+        }
+        self.push_raw(token, &wire);
+    }
+}
+
+impl Connection {
+    fn is_timed(&self) -> bool {
+        self.phase == Phase::Open && (self.options.idle_timeout.is_some() || self.options.stalled_timeout.is_some())
+    }
+}

@@ -1,0 +1,598 @@
+//! The reactor: one thread, one epoll instance, one loop. This file is the turn.
+//!
+//! ```text
+//!        ┌──────────────────────────────────────────────────────────────────────────────────────┐
+//!        ▼                                                                                      │
+//!  1 wait ──► 2 clock ──► 3 mail ──► 4 timers ──► 5 dispatch ready ──► 6 settle ──► 7 reap ─────┘
+//!  epoll_wait   once a     closures    due           accept / read /      newborn handlers,
+//!  until the    turn       from other  deadlines     datagrams, each      deferred closures,    close fds,
+//!  next         (now)      threads                   under its budget     flush dirty queues,   free slots
+//!  deadline                                                               low-water / complete / close callbacks
+//! ```
+//!
+//! Each phase has a bound: mail, timers and deferred closures by a budget, the rest by the length of its list
+//! when the phase begins. What a callback adds waits for the next turn, which then does not sleep. So no phase
+//! can starve another, whatever the callbacks do.
+//!
+//! The rule that is kept: a callback is made only from here, with nothing half done. It may change any
+//! socket, including its own; when it has returned, what it left behind is looked at afresh by token.
+//!
+//! The panic of a callback unwinds through here. All state lives in fields, never in locals that would be lost,
+//! so the loop can go on; the connection whose callback it was is aborted when the next turn begins.
+
+use crate::handler::{CloseReason, Ctx, Handler, Loop};
+use crate::intake::{READ_BYTES, Step, addresses};
+use crate::listener::Accepted;
+use crate::net::{Acceptor, Alarm, Deferred, Mail, Net, Newborn, Receiver};
+use crate::options::ReactorOptions;
+use crate::sockets::{Bell, Due, Served, Stopping};
+use crate::connection::Flags;
+use crate::sys::datagram::Inbox;
+use crate::sys;
+use crate::timer::TimerId;
+use crate::token::Token;
+use bytes::BytesMut;
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Datagrams received by one call, at most.
+const INBOX_SLOTS: usize = 64;
+
+/// An event loop, its sockets, their handlers, and the state that they share.
+///
+/// It belongs to one thread; other threads reach it through [`Net::mailbox`].
+pub struct Reactor<A = ()> {
+    /// The state that all connections share.
+    pub app: A,
+    /// Every socket, and every verb.
+    pub net: Net<A>,
+    handlers: Handlers<A>,
+    /// The one buffer that all connections are read into.
+    read_buffer: BytesMut,
+    /// The same for datagrams; made when the first datagram socket has something.
+    inbox: Option<Inbox>,
+    /// Whose callback is running. Still set when a turn begins: that callback panicked.
+    running: Option<Token>,
+    spin: Duration,
+}
+
+/// Handlers, by the slot of their socket, so that they lie beside the network.
+struct Handlers<A> {
+    connections: Vec<Option<Box<dyn Handler<A>>>>,
+    /// Few and rarely called, so found by search.
+    listeners: BTreeMap<Token, Acceptor<A>>,
+    datagrams: BTreeMap<Token, Receiver<A>>,
+}
+
+impl<A: 'static> Reactor<A> {
+    /// Makes a reactor with the default options.
+    ///
+    /// # Errors
+    /// Those of epoll_create1(2), eventfd(2) and open(2): EMFILE, ENFILE, ENOMEM.
+    pub fn new(app: A) -> io::Result<Reactor<A>> {
+        Reactor::with_options(app, ReactorOptions::default())
+    }
+
+    /// Makes a reactor. SIGPIPE and SIGHUP are ignored from now on, unless the options say otherwise.
+    ///
+    /// # Errors
+    /// Those of [`new`](Reactor::new).
+    pub fn with_options(app: A, options: ReactorOptions) -> io::Result<Reactor<A>> {
+        if options.ignore_sigpipe {
+            sys::signal::ignore(sys::signum::PIPE)?;
+        }
+        if options.ignore_sighup {
+            sys::signal::ignore(sys::signum::HUP)?;
+        }
+        Ok(Reactor {
+            app,
+            net: Net::new(&options)?,
+            handlers: Handlers { connections: Vec::new(), listeners: BTreeMap::new(), datagrams: BTreeMap::new() },
+            read_buffer: BytesMut::with_capacity(READ_BYTES),
+            inbox: None,
+            running: None,
+            spin: options.spin,
+        })
+    }
+
+    /// Turns until [`Net::stop`] has been called and carried out: every handler has had its `on_close` then. May
+    /// be called again.
+    ///
+    /// # Errors
+    /// Those of a broken epoll descriptor; there is nothing to be done about them.
+    pub fn run(&mut self) -> io::Result<()> {
+        while !self.net.sockets.is_stopped() {
+            self.turn(None)?;
+        }
+        self.net.sockets.finish_stop();
+        Ok(())
+    }
+
+    /// One pass: waits for events, or for `timeout` (`None`: as long as it takes), and does all that is due. For
+    /// programs that have a loop of their own: watch the reactor's descriptor for input, and call this with zero
+    /// when it is readable or [`next_turn_in`](Reactor::next_turn_in) has passed.
+    ///
+    /// # Errors
+    /// Those of [`run`](Reactor::run).
+    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.recover();
+        self.wait(timeout)?;
+        self.read_mail();
+        self.run_timers();
+        self.dispatch();
+        self.settle();
+        self.reap();
+        // Between turns nobody looks into the mailbox, which is as good as sleep.
+        self.net.mail.fall_asleep();
+        Ok(())
+    }
+
+    /// How long nothing is due, if no event comes: zero when work is left over (which does not make the
+    /// descriptor readable), `None` when nothing but an event can bring work.
+    pub fn next_turn_in(&self) -> Option<Duration> {
+        if self.net.has_work() || self.net.mail.len() > 0 {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.net.sockets.timers.next_deadline()?;
+        Some(deadline.saturating_duration_since(sys::clock::now()))
+    }
+
+    /// Ends the reactor and gives the shared state back. Nothing is delivered; sockets are closed.
+    pub fn into_app(self) -> A {
+        self.app
+    }
+
+    // ── 1 wait, 2 clock ──────────────────────────────────────────────────────────────────────────────────────
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let before = sys::clock::now();
+        self.count_busy(before);
+        let idle = self.net.mail.fall_asleep() && !self.net.has_work();
+        let sockets = &mut self.net.sockets;
+        let limit = if idle {
+            let due = sockets.timers.next_deadline().map(|deadline| deadline.saturating_duration_since(before));
+            due.into_iter().chain(timeout).min()
+        } else {
+            Some(Duration::ZERO)
+        };
+        sockets.stats.turns += 1;
+        if !self.spin.is_zero() && limit != Some(Duration::ZERO) {
+            self.spin(before, limit)?;
+        } else {
+            sockets.poller.wait(limit)?;
+        }
+        self.net.mail.wake();
+        self.net.sockets.now = sys::clock::now();
+        Ok(())
+    }
+
+    /// Polls for a while before it blocks: on a processor of its own this saves the sleep and the wake-up.
+    fn spin(&mut self, since: Instant, limit: Option<Duration>) -> io::Result<()> {
+        let spin = limit.map_or(self.spin, |limit| limit.min(self.spin));
+        loop {
+            if self.net.sockets.poller.wait(Some(Duration::ZERO))? > 0 {
+                return Ok(());
+            }
+            let spent = sys::clock::now().duration_since(since);
+            if spent >= spin {
+                let left = limit.map(|limit| limit.saturating_sub(spent));
+                return self.net.sockets.poller.wait(left).map(|_| ());
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn count_busy(&mut self, before: Instant) {
+        let stats = &mut self.net.sockets.stats;
+        if stats.turns > 0 {
+            let busy = before.saturating_duration_since(self.net.sockets.now);
+            stats.total_busy += busy;
+            stats.worst_turn = stats.worst_turn.max(busy);
+        }
+    }
+
+    // ── 3 mail ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn read_mail(&mut self) {
+        if self.net.mail.len() == 0 {
+            return;
+        }
+        self.net.mail.take(self.net.closure_budget);
+        while let Some(mail) = self.net.mail.pop() {
+            self.net.sockets.stats.mail += 1;
+            match mail {
+                Mail::Letter(letter) => letter(&mut self.lp()),
+                Mail::Done { job, result } => {
+                    let done = self.net.jobs.remove(job);
+                    done(&mut self.lp(), result);
+                }
+            }
+        }
+    }
+
+    // ── 4 timers ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn run_timers(&mut self) {
+        let now = self.net.sockets.now;
+        for _ in 0..self.net.closure_budget {
+            let Some(expired) = self.net.sockets.timers.expire(now) else { return };
+            self.count_lag(now.saturating_duration_since(expired.deadline));
+            match self.net.sockets.timers.get(expired.id).copied() {
+                Some(Due::Closure(key)) => self.ring_alarm(expired.id, expired.deadline, key),
+                Some(Due::Keyed(token, key)) => {
+                    self.net.disarm(token, key);
+                    self.call(token, |handler, ctx| handler.on_timer(ctx, key));
+                }
+                Some(Due::Redial(dial)) => self.lp().attempt(dial),
+                Some(due) => self.net.sockets.on_due(expired.id, due),
+                None => {}
+            }
+        }
+    }
+
+    fn count_lag(&mut self, lag: Duration) {
+        let stats = &mut self.net.sockets.stats;
+        stats.timers += 1;
+        stats.total_timer_lag += lag;
+        stats.worst_timer_lag = stats.worst_timer_lag.max(lag);
+    }
+
+    fn ring_alarm(&mut self, id: TimerId, deadline: Instant, key: usize) {
+        let now = self.net.sockets.now;
+        match self.net.alarms.get_mut(key) {
+            Some(Alarm::Every(period, call)) => {
+                let next = next_on_grid(deadline, *period, now);
+                let Some(mut call) = call.take() else {
+                    // It panicked the last time.
+                    self.net.cancel(id);
+                    return;
+                };
+                // Armed before the call, so that the call may cancel it or move it.
+                self.net.sockets.timers.reset(id, next);
+                call(&mut self.lp());
+                if self.net.sockets.timers.get(id).is_some()
+                    && let Some(Alarm::Every(_, slot)) = self.net.alarms.get_mut(key)
+                {
+                    *slot = Some(call);
+                }
+            }
+            Some(Alarm::Once(_)) => {
+                self.net.sockets.timers.remove(id);
+                if let Alarm::Once(call) = self.net.alarms.remove(key) {
+                    call(&mut self.lp());
+                }
+            }
+            None => {
+                self.net.sockets.timers.remove(id);
+            }
+        }
+    }
+
+    // ── 5 dispatch ───────────────────────────────────────────────────────────────────────────────────────────
+
+    /// New events first, then those who had used up their budget in an earlier turn; each once.
+    fn dispatch(&mut self) {
+        self.adopt_newborn();
+        let left_over = self.net.sockets.ready.len();
+        let mut index = 0;
+        while let Some((token, readiness)) = self.net.sockets.poller.event(index) {
+            index += 1;
+            match self.net.sockets.note(token, readiness) {
+                Served::Nobody => {}
+                Served::Connection => self.serve(token),
+                Served::Listener => self.accept(token),
+                Served::Datagram => self.receive_datagrams(token),
+                Served::Bell(Bell::Mail) => {}
+                Served::Bell(Bell::Signal) => self.answer_signals(),
+            }
+        }
+        for _ in 0..left_over {
+            let Some(token) = self.net.sockets.ready.pop_front() else { break };
+            if self.net.sockets.leave_ready(token) {
+                self.serve(token);
+            }
+        }
+    }
+
+    /// Tells a connection's handler what is to be told, until nothing is or its budget is spent.
+    #[inline]
+    fn serve(&mut self, token: Token) {
+        let mut budget = match self.net.sockets.connection(token) {
+            // Its turn comes with the others that wait.
+            Some(conn) if conn.flags.has(Flags::IN_READY) => return,
+            Some(conn) => conn.options.read_budget.max(1),
+            None => return,
+        };
+        loop {
+            match self.net.sockets.next_step(token, &mut self.read_buffer, &mut budget) {
+                Step::Idle => return,
+                Step::Again => {}
+                Step::Open => self.call(token, |handler, ctx| handler.on_open(ctx)),
+                Step::Data => self.deliver(token),
+                Step::OwnData(input) => self.deliver_own(token, input),
+                Step::Eof(mut rest) => self.call(token, |handler, ctx| handler.on_eof(ctx, &mut rest)),
+            }
+        }
+    }
+
+    /// `on_data` with the loop's read buffer.
+    #[inline]
+    fn deliver(&mut self, token: Token) {
+        let filtered = self.net.sockets.is_filtered(token);
+        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else {
+            self.read_buffer.clear();
+            return;
+        };
+        self.running = Some(token);
+        self.net.sockets.lend(token, addresses(&self.read_buffer));
+        handler.on_data(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &mut self.read_buffer);
+        self.running = None;
+        self.net.sockets.put_back(token, &mut self.read_buffer, false, filtered);
+        self.after_callback(token);
+    }
+
+    /// `on_data` with the connection's own buffer.
+    fn deliver_own(&mut self, token: Token, mut input: BytesMut) {
+        let filtered = self.net.sockets.is_filtered(token);
+        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
+        self.running = Some(token);
+        self.net.sockets.lend(token, addresses(&input));
+        handler.on_data(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &mut input);
+        self.running = None;
+        self.net.sockets.put_back(token, &mut input, true, filtered);
+        self.after_callback(token);
+    }
+
+    /// Any other callback of a connection.
+    #[inline]
+    fn call(&mut self, token: Token, callback: impl FnOnce(&mut dyn Handler<A>, &mut Ctx<'_, A>)) {
+        if self.net.sockets.connection(token).is_none_or(|conn| !conn.hears_callbacks()) {
+            return;
+        }
+        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
+        self.running = Some(token);
+        self.net.sockets.lend(token, 0..0);
+        callback(&mut **handler, &mut Ctx { app: &mut self.app, net: &mut self.net, token });
+        self.running = None;
+        self.after_callback(token);
+    }
+
+    /// One write for all that the callback sent.
+    #[inline]
+    fn after_callback(&mut self, token: Token) {
+        if !self.net.newborn.is_empty() {
+            self.adopt_newborn();
+        }
+        if self.net.sockets.flush_own(token) {
+            self.write_completed(token);
+        }
+    }
+
+    /// What `on_write_complete` sends is flushed when the turn settles, so that a handler that always sends more
+    /// has its turn like the others.
+    #[inline]
+    fn write_completed(&mut self, token: Token) {
+        if self.net.sockets.connection(token).is_none_or(|conn| !conn.hears_callbacks()) {
+            return;
+        }
+        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
+        self.running = Some(token);
+        handler.on_write_complete(&mut Ctx { app: &mut self.app, net: &mut self.net, token });
+        self.running = None;
+        if !self.net.newborn.is_empty() {
+            self.adopt_newborn();
+        }
+    }
+
+    fn accept(&mut self, listener: Token) {
+        for _ in 0..self.net.sockets.accept_batch(listener) {
+            match self.net.sockets.accept(listener) {
+                Accepted::Peer(token) => self.welcome(listener, token),
+                Accepted::Skipped => {}
+                Accepted::Nobody => return,
+            }
+        }
+    }
+
+    /// Gives an accepted connection its handler, or turns it away.
+    fn welcome(&mut self, listener: Token, token: Token) {
+        let Some(peer) = self.net.peer_address(token) else { return };
+        let Some(factory) = self.handlers.listeners.get_mut(&listener) else { return };
+        self.running = Some(token);
+        let handler = factory(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &peer);
+        self.running = None;
+        let Some(handler) = handler else {
+            self.net.sockets.turn_away(token);
+            return;
+        };
+        log::debug!("{token}: accepted from {peer}");
+        self.handlers.insert(token, handler);
+        self.call(token, |handler, ctx| handler.on_open(ctx));
+    }
+
+    fn receive_datagrams(&mut self, token: Token) {
+        let Some(slot_bytes) = self.net.sockets.datagram(token).map(|socket| socket.max_datagram()) else { return };
+        let mut inbox = match self.inbox.take() {
+            Some(inbox) if inbox.slot_bytes() >= slot_bytes => inbox,
+            _ => Inbox::new(INBOX_SLOTS, slot_bytes),
+        };
+        let received = self.net.sockets.receive_datagrams(token, &mut inbox);
+        for index in 0..received {
+            let open = self.net.sockets.datagram_fd(token).is_some();
+            let Some(receiver) = self.handlers.datagrams.get_mut(&token).filter(|_| open) else { break };
+            receiver(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, inbox.get(index));
+        }
+        self.inbox = Some(inbox);
+    }
+
+    fn answer_signals(&mut self) {
+        self.net.signals.collect();
+        while let Some((signum, mut call)) = self.net.signals.take() {
+            log::debug!("signal {signum}");
+            call(&mut self.lp());
+            self.net.signals.put_back(signum, call);
+        }
+    }
+
+    // ── 6 settle ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn settle(&mut self) {
+        self.adopt_newborn();
+        if !self.net.deferred.is_empty() {
+            self.run_deferred();
+        }
+        if self.net.sockets.is_stopping() {
+            self.carry_out_stop();
+        }
+        self.net.sockets.flush_dirty();
+        self.net.sockets.flush_dirty_datagrams();
+        self.net.sockets.enforce_memory_budget();
+        self.deliver_due();
+        self.deliver_ended();
+    }
+
+    fn run_deferred(&mut self) {
+        for _ in 0..self.net.deferred.len().min(self.net.closure_budget) {
+            let Some(deferred) = self.net.deferred.pop_front() else { break };
+            match deferred {
+                Deferred::Call(call) => call(&mut self.lp()),
+                Deferred::Tell(token, telling) => {
+                    let mut told = false;
+                    self.call(token, |handler, ctx| told = telling(handler as &mut dyn Any, ctx));
+                    self.net.sockets.stats.tells_dropped += u64::from(!told);
+                }
+            }
+            self.adopt_newborn();
+        }
+    }
+
+    fn carry_out_stop(&mut self) {
+        if self.net.sockets.stopping == Stopping::Asked {
+            self.net.drop_dialers();
+        }
+        self.net.sockets.carry_out_stop();
+    }
+
+    fn deliver_due(&mut self) {
+        for _ in 0..self.net.sockets.due.len() {
+            let Some((token, what, queued)) = self.net.sockets.take_due() else { return };
+            if what.has(Flags::HIGH_DUE) {
+                self.call(token, |handler, ctx| handler.on_high_water(ctx, queued));
+            }
+            if what.has(Flags::LOW_DUE) {
+                self.call(token, |handler, ctx| handler.on_low_water(ctx));
+            }
+            if what.has(Flags::COMPLETE_DUE) {
+                self.write_completed(token);
+            }
+        }
+    }
+
+    fn deliver_ended(&mut self) {
+        self.adopt_newborn();
+        for _ in 0..self.net.sockets.ended.len() {
+            let Some((token, why)) = self.net.sockets.take_ended() else { return };
+            let failed_to_connect = matches!(why, CloseReason::Connect(_));
+            if let Some(mut handler) = self.handlers.take(token) {
+                handler.on_close(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, why);
+            }
+            self.net.dial_ended(token, failed_to_connect);
+        }
+    }
+
+    // ── 7 reap ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn reap(&mut self) {
+        for token in self.net.sockets.closed.drain(..) {
+            self.handlers.listeners.remove(&token);
+            self.handlers.datagrams.remove(&token);
+        }
+        self.net.sockets.reap();
+    }
+
+    // ── Helpers of more than one phase ───────────────────────────────────────────────────────────────────────
+
+    /// Puts handlers in their places that were made inside callbacks, when the place may have been borrowed.
+    fn adopt_newborn(&mut self) {
+        for (token, newborn) in self.net.newborn.drain(..) {
+            match newborn {
+                Newborn::Connection(handler) => self.handlers.insert(token, handler),
+                Newborn::Listener(factory) => {
+                    self.handlers.listeners.insert(token, factory);
+                }
+                Newborn::Datagram(receiver) => {
+                    self.handlers.datagrams.insert(token, receiver);
+                }
+            }
+        }
+    }
+
+    /// The last turn ended in a panic: the connection whose callback it was cannot be trusted any more.
+    fn recover(&mut self) {
+        let Some(token) = self.running.take() else { return };
+        log::warn!("{token}: aborted, since its callback panicked");
+        self.adopt_newborn();
+        drop(self.handlers.take(token));
+        self.net.sockets.own = None;
+        self.net.sockets.abort(token);
+    }
+
+    fn lp(&mut self) -> Loop<'_, A> {
+        Loop { app: &mut self.app, net: &mut self.net }
+    }
+}
+
+impl<A> AsFd for Reactor<A> {
+    /// The epoll descriptor: readable when a turn would find events.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.net.sockets.poller.fd().as_fd()
+    }
+}
+
+impl<A: std::fmt::Debug> std::fmt::Debug for Reactor<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reactor").field("app", &self.app).field("net", &self.net).finish_non_exhaustive()
+    }
+}
+
+impl<A: 'static> Handlers<A> {
+    fn insert(&mut self, token: Token, handler: Box<dyn Handler<A>>) {
+        let slot = token.slot();
+        if slot >= self.connections.len() {
+            self.connections.resize_with(slot + 1, || None);
+        }
+        self.connections[slot] = Some(handler);
+    }
+
+    fn take(&mut self, token: Token) -> Option<Box<dyn Handler<A>>> {
+        self.connections.get_mut(token.slot())?.take()
+    }
+}
+
+/// The first point of the grid `deadline + n · period` after `now`.
+fn next_on_grid(deadline: Instant, period: Duration, now: Instant) -> Instant {
+    let late = now.saturating_duration_since(deadline);
+    let missed = late.as_nanos() / period.as_nanos();
+    // The product is at most `late`, so it fits, unless the stall lasted for centuries.
+    let skipped = u64::try_from(missed * period.as_nanos()).unwrap_or(u64::MAX);
+    deadline + Duration::from_nanos(skipped) + period
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_periodic_timer_keeps_to_its_grid_after_a_stall() {
+        let start = sys::clock::now();
+        let ms = |n| start + Duration::from_millis(n);
+        let period = Duration::from_millis(10);
+        assert_eq!(next_on_grid(ms(10), period, ms(10)), ms(20));
+        assert_eq!(next_on_grid(ms(10), period, ms(19)), ms(20));
+        assert_eq!(next_on_grid(ms(10), period, ms(20)), ms(30));
+        assert_eq!(next_on_grid(ms(10), period, ms(95)), ms(100));
+    }
+}

@@ -1,0 +1,159 @@
+//! Relaying: two connections joined, bytes both ways, without their handlers.
+//!
+//! What is read from one side is written to the other straight out of the read buffer. Only what the kernel does
+//! not take is copied, into the other side's queue, and while more than the mark is queued there, this side is
+//! not read: its peer feels that as a full window.
+//!
+//! ```text
+//!    client ──► a ──read──► loop's buffer ──write──► b ──► upstream
+//!               ▲                            │rest
+//!               │ not read while             ▼
+//!               └──── queued > high ──── b's queue ──flush──►
+//! ```
+//!
+//! Each side's FIN is carried across when everything before it has been written, so either half may end long
+//! before the other. An *abnormal* end of one side aborts the other: a FIN there would make a cut stream look
+//! whole. A relayed pair shares one idle clock.
+
+use crate::connection::{Flags, Phase, Received, RelayHalf};
+use crate::handler::CloseReason;
+use crate::intake::READ_BYTES;
+use crate::options::RelayOptions;
+use crate::sockets::{Sockets, connection_in};
+use crate::sys;
+use crate::token::Token;
+use bytes::BytesMut;
+use std::rc::Rc;
+
+impl Sockets {
+    /// Joins two connections; whether both were there to be joined.
+    pub fn join(&mut self, a: Token, b: Token, options: &RelayOptions) -> bool {
+        let joinable = |sockets: &Sockets, token| {
+            sockets.connection(token).is_some_and(|conn| {
+                matches!(conn.phase, Phase::Open | Phase::Connecting)
+                    && !conn.flags.has(Flags::RELAYED.or(Flags::SHUTDOWN).or(Flags::BROKEN))
+            })
+        };
+        if a == b || !joinable(self, a) || !joinable(self, b) {
+            return false;
+        }
+        self.join_half(a, b, options);
+        self.join_half(b, a, options);
+        true
+    }
+
+    fn join_half(&mut self, token: Token, other: Token, options: &RelayOptions) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        conn.flags.set(Flags::RELAYED);
+        conn.flags.clear(Flags::PAUSED.or(Flags::GATED).or(Flags::OWES_LOW).or(Flags::OFFER));
+        conn.want = 0;
+        let high_water = options.high_water;
+        conn.extras().relay = Some(RelayHalf { other, high_water, low_water: options.low_water.min(high_water) });
+        // An end that its handler had been told of is the other side's to know now.
+        conn.flags.clear(Flags::EOF_DELIVERED);
+        if options.idle_timeout.is_some() {
+            Rc::make_mut(&mut conn.options).idle_timeout = options.idle_timeout;
+        }
+        if conn.phase == Phase::Open {
+            self.watch(token);
+        }
+        self.mark_ready(token);
+    }
+
+    /// Carries what has come on one side to the other.
+    pub fn relay_step(&mut self, token: Token, buffer: &mut BytesMut, budget: &mut u32) {
+        loop {
+            let Some(conn) = connection_in(&mut self.table, token) else { return };
+            let Some(relay) = conn.relay() else { return };
+            let (other, high_water) = (relay.other, relay.high_water);
+            // The other side has ended in order, so it has had our end: nothing is left to carry.
+            let Some(queued) = self.connection(other).map(|conn| conn.queued()) else { return };
+            let Some(conn) = connection_in(&mut self.table, token) else { return };
+            if conn.phase != Phase::Open {
+                return;
+            }
+            if queued > high_water {
+                return self.fail_unread(token);
+            }
+            if let Some(unread) = conn.unread.take() {
+                self.stats.held -= unread.len() as u64;
+                self.carry(other, &unread);
+                continue;
+            }
+            if conn.flags.has(Flags::EOF_READ) {
+                return self.carry_end(token, other);
+            }
+            if !conn.flags.has(Flags::READABLE) {
+                return;
+            }
+            if *budget == 0 {
+                return self.mark_ready(token);
+            }
+            *budget -= 1;
+            buffer.clear();
+            buffer.reserve(READ_BYTES);
+            match conn.receive(buffer, READ_BYTES, &mut self.stats, self.now) {
+                Received::Bytes if conn.flags.has(Flags::FILTERED) => self.decode(token, buffer),
+                Received::Bytes => self.carry(other, buffer),
+                Received::Nothing => return,
+                Received::End => {}
+                Received::Starved => {
+                    conn.flags.clear(Flags::READABLE);
+                    return self.retry_later(token);
+                }
+                Received::Failed(e) => return self.end(token, CloseReason::Error(e)),
+            }
+        }
+    }
+
+    /// Writes to the other side, and queues what the kernel does not take.
+    fn carry(&mut self, other: Token, data: &[u8]) {
+        let Some(conn) = connection_in(&mut self.table, other) else { return };
+        if conn.flags.has(Flags::FILTERED) {
+            if let Err(e) = self.encode(other, data) {
+                self.end(other, CloseReason::Error(e));
+            }
+            return;
+        }
+        let direct = conn.output.is_none() && conn.phase == Phase::Open && conn.flags.has(Flags::WRITABLE);
+        let taken = if direct { self.write_through(other, data) } else { 0 };
+        self.push_raw(other, &data[taken..]);
+    }
+
+    /// One side has ended: so does the other's output, behind what is queued for it.
+    fn carry_end(&mut self, token: Token, other: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.flags.has(Flags::EOF_DELIVERED) {
+            return;
+        }
+        conn.flags.set(Flags::EOF_DELIVERED);
+        let ended = conn.flags.has(Flags::SHUTDOWN) && conn.queued() == 0;
+        self.finish_filter(other);
+        self.end_output(other);
+        if ended {
+            self.drained(token);
+        }
+    }
+
+    /// A side that is not being read because the other is slow still learns of its failure.
+    fn fail_unread(&mut self, token: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.flags.take(Flags::FAILED)
+            && let Some(Ok(Some(e))) = conn.fd.as_ref().map(sys::socket::take_error)
+        {
+            self.end(token, CloseReason::ErrorUnread(e));
+        }
+    }
+
+    /// One side of a pair is over: what that means for the other.
+    pub fn end_relayed(&mut self, token: Token, reason: &CloseReason) {
+        let Some(other) = self.connection(token).and_then(|conn| conn.relay()).map(|relay| relay.other) else { return };
+        match reason {
+            CloseReason::Done | CloseReason::Stopped => {}
+            CloseReason::Local | CloseReason::Detached => self.close(other),
+            // One clock, one reason.
+            CloseReason::Idle => self.end(other, CloseReason::Idle),
+            _ => self.end(other, CloseReason::Relay),
+        }
+    }
+}
