@@ -314,14 +314,14 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             (0..3000usize).prop_map(Step::Copy),
-            (0..70_000usize).prop_map(Step::Copy),
-            (0..70_000usize).prop_map(Step::Link),
+            (0..40_000usize).prop_map(Step::Copy),
+            (0..5000usize).prop_map(Step::Link),
             (0..4096usize, 0..4096usize).prop_map(|(from, len)| Step::Borrow(from, len)),
-            (0..100_000usize).prop_map(Step::Advance),
+            (0..50_000usize).prop_map(Step::Advance),
             Just(Step::Own),
             Just(Step::Settle),
         ];
-        prop::collection::vec(step, 0..60)
+        prop::collection::vec(step, 0..30)
     }
 
     proptest! {
@@ -351,10 +351,8 @@ mod tests {
                     Step::Settle => output.settle(),
                 }
                 prop_assert_eq!(output.queued(), model.len());
-                // `slices` shows at most 64 pieces: what it shows must be the oldest bytes.
-                let shown = contents(&output);
-                prop_assert!(model.iter().take(shown.len()).eq(shown.iter()));
-                if output.sealed.len() < 63 { prop_assert_eq!(shown.len(), model.len()); }
+                // `slices` shows at most 64 pieces; fewer steps than that make fewer pieces, so it shows all.
+                prop_assert!(model.make_contiguous() == contents(&output));
             }
             let rest: Vec<u8> = output.take_pieces().concat();
             prop_assert!(model.iter().eq(rest.iter()));

@@ -1,0 +1,84 @@
+//! What the tests share: turning a reactor until something holds, and peers with deadlines.
+//!
+//! Every wait here ends: with what was waited for, or with a panic that says what that was.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use plimsoll::{Reactor, Token};
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Long enough for a slow machine under load; a test that passes never waits for it.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Turns until `done` says so.
+///
+/// # Panics
+/// When it has not by the deadline: `what` tells which wait it was.
+#[track_caller]
+pub fn turn_until<A: 'static>(reactor: &mut Reactor<A>, what: &str, mut done: impl FnMut(&mut Reactor<A>) -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done(reactor) {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        reactor.turn(Some(Duration::from_millis(20))).expect("the loop turns");
+    }
+}
+
+/// Turns for a while whatever happens: to see that something does *not* happen.
+pub fn turn_for<A: 'static>(reactor: &mut Reactor<A>, time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        reactor.turn(Some(left)).expect("the loop turns");
+    }
+}
+
+/// The IP address that a listener or a datagram socket is bound to.
+pub fn address_of<A: 'static>(reactor: &Reactor<A>, token: Token) -> SocketAddr {
+    reactor.net.local_address(token).and_then(|address| address.ip()).expect("bound to an IP address")
+}
+
+/// A blocking peer whose reads and writes end in an error, and not in a hang, at the deadline.
+pub fn peer(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE).expect("the peer connects");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a read time-out");
+    stream.set_write_timeout(Some(DEADLINE)).expect("a write time-out");
+    stream.set_nodelay(true).expect("no delay");
+    stream
+}
+
+/// Does blocking things on a thread while the test turns the reactor.
+pub fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    thread::spawn(work)
+}
+
+/// Turns until the thread has ended, and gives its result, or its panic, on.
+#[track_caller]
+pub fn join<A: 'static, T>(reactor: &mut Reactor<A>, thread: JoinHandle<T>) -> T {
+    turn_until(reactor, "the peer's thread ends", |_| thread.is_finished());
+    match thread.join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Everything until the end of the stream.
+pub fn read_all(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).expect("the stream ends in order");
+    all
+}
+
+/// Bytes that differ along the stream, so that a loss, a repetition or an exchange shows.
+pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
