@@ -183,9 +183,12 @@ impl Sockets {
         let fd = sys::socket::stream(address.family())?;
         let Some(conn) = connection_in(&mut self.table, token) else { return Ok(()) };
         apply_stream_options(&fd, address, &conn.options)?;
-        match sys::socket::connect(&fd, address) {
-            Err(e) if sys::errno::is_in_progress(&e) => {}
-            other => other?,
+        loop {
+            match sys::socket::connect(&fd, address) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if sys::errno::is_in_progress(&e) => break,
+                other => break other?,
+            }
         }
         conn.peer = address.clone();
         conn.flags.clear(Flags::TCP.or(Flags::READABLE).or(Flags::WRITABLE).or(Flags::CUT_READS).or(Flags::FAILED));

@@ -23,6 +23,7 @@ use crate::options::StreamOptions;
 use crate::output::Output;
 use crate::poller::{Interest, Readiness};
 use crate::stats::Stats;
+use crate::sys::clock::Moment;
 use crate::sys::{self, Address, Fd};
 use crate::timer::TimerId;
 use crate::token::Token;
@@ -30,7 +31,6 @@ use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
-use std::time::Instant;
 
 /// Bytes handed to the kernel in one flush before the others have their turn.
 const FLUSH_BUDGET_BYTES: usize = 4 * 1024 * 1024;
@@ -39,7 +39,7 @@ const FLUSH_BUDGET_BYTES: usize = 4 * 1024 * 1024;
 /// takes at once.
 const GATHER_LEN: usize = sys::socket::IOV_LIMIT;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(crate) enum Phase {
     /// Being made; output is queued already.
     Connecting,
@@ -166,7 +166,7 @@ pub(crate) struct Extras {
     pub retry: Option<TimerId>,
     pub attempt: Option<Attempt>,
     /// When a connection that we began was made.
-    pub opened: Option<Instant>,
+    pub opened: Option<Moment>,
     pub relay: Option<RelayHalf>,
     pub filter: Option<Filtering>,
     /// Why writing failed.
@@ -205,6 +205,8 @@ pub(crate) struct Connection {
     pub phase: Phase,
     /// Input is offered only from this many bytes on.
     pub want: u32,
+    /// With fewer bytes than this queued a send crosses no mark and no limit.
+    pub quiet: usize,
     /// Shared with the listener and its other connections until changed.
     pub options: Rc<StreamOptions>,
     /// Present exactly while output waits, or is being filled.
@@ -214,9 +216,9 @@ pub(crate) struct Connection {
     pub extras: Option<Box<Extras>>,
     pub peer: Address,
     /// When a byte last moved, in either direction.
-    pub moved: Instant,
+    pub moved: Moment,
     /// When the kernel last took output, or output began to wait.
-    pub taken: Instant,
+    pub taken: Moment,
     /// Looks after the idle and stalled time-outs.
     pub watch: Option<TimerId>,
     /// The listener that accepted it and counts it.
@@ -250,7 +252,7 @@ pub(crate) enum Received {
 }
 
 impl Connection {
-    pub fn new(fd: Option<Fd>, peer: Address, phase: Phase, options: Rc<StreamOptions>, now: Instant) -> Connection {
+    pub fn new(fd: Option<Fd>, peer: Address, phase: Phase, options: Rc<StreamOptions>, now: Moment) -> Connection {
         let mut flags = Flags::WRITABLE;
         if peer.ip().is_some() {
             flags.set(Flags::TCP);
@@ -260,6 +262,7 @@ impl Connection {
             flags,
             phase,
             want: 0,
+            quiet: quiet_below(&options),
             options,
             output: None,
             unread: None,
@@ -283,12 +286,34 @@ impl Connection {
         }
         if readiness.cuts_reads_short() {
             self.flags.set(Flags::CUT_READS);
+            if readiness.failed() {
+                self.flags.set(Flags::FAILED);
+            }
         }
+    }
+
+    /// Whether input can be read and given to the handler with nothing else to think of.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        const UNUSUAL: Flags = Flags::PAUSED
+            .or(Flags::GATED)
+            .or(Flags::OPEN_DUE)
+            .or(Flags::OFFER)
+            .or(Flags::EOF_READ)
+            .or(Flags::RELAYED)
+            .or(Flags::FILTERED)
+            .or(Flags::IN_READY);
+        self.flags.has(Flags::READABLE)
+            && !self.flags.has(UNUSUAL)
+            && self.phase == Phase::Open
+            && self.want == 0
+            && self.output.is_none()
+            && self.unread.is_none()
     }
 
     /// Reads once, up to `limit` bytes, into the spare capacity of `buffer`.
     #[inline]
-    pub fn receive(&mut self, buffer: &mut BytesMut, limit: usize, stats: &mut Stats, now: Instant) -> Received {
+    pub fn receive(&mut self, buffer: &mut BytesMut, limit: usize, stats: &mut Stats, now: Moment) -> Received {
         let Some(fd) = &self.fd else { return Received::Nothing };
         loop {
             stats.reads += 1;
@@ -324,7 +349,7 @@ impl Connection {
 
     /// Offers the queue to the kernel until it is empty, the kernel is full or the budget is spent.
     #[inline]
-    pub fn flush(&mut self, stats: &mut Stats, now: Instant) -> Flushed {
+    pub fn flush(&mut self, stats: &mut Stats, now: Moment) -> Flushed {
         let (Some(output), Some(fd)) = (&mut self.output, &self.fd) else { return Flushed::Empty };
         let mut budget = FLUSH_BUDGET_BYTES;
         while output.queued() > 0 {
@@ -349,19 +374,62 @@ impl Connection {
                         return Flushed::Waiting;
                     }
                 }
-                Err(e) => match e.kind() {
-                    ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock => {
-                        stats.writes_full += 1;
-                        self.flags.clear(Flags::WRITABLE);
-                        return Flushed::Waiting;
-                    }
-                    _ if sys::errno::is_shortage(&e) => return Flushed::Starved,
-                    _ => return Flushed::Failed(e),
-                },
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return self.send_failed(e, stats),
             }
         }
         Flushed::Empty
+    }
+
+    /// [`Connection::flush`] for the commonest case: a queue in one piece, of which the kernel takes all. `None`:
+    /// it is not that case, and nothing was done.
+    #[inline]
+    pub fn flush_plain(&mut self, stats: &mut Stats, now: Moment) -> Option<Flushed> {
+        const UNUSUAL: Flags = Flags::SHUTDOWN
+            .or(Flags::GATED)
+            .or(Flags::OWES_LOW)
+            .or(Flags::RELAYED)
+            .or(Flags::ASKS_OUT);
+        if self.phase != Phase::Open || self.flags.has(UNUSUAL) || !self.flags.has(Flags::WRITABLE) {
+            return None;
+        }
+        let (Some(output), Some(fd)) = (&mut self.output, &self.fd) else { return None };
+        let bytes = output.single().filter(|bytes| !bytes.is_empty())?;
+        stats.writes += 1;
+        let offered = bytes.len();
+        match sys::socket::send(fd, bytes) {
+            Ok(n) => {
+                stats.bytes_written += n as u64;
+                stats.held -= n as u64;
+                self.moved = now;
+                self.taken = now;
+                if n == offered {
+                    output.clear();
+                    return Some(Flushed::Empty);
+                }
+                output.advance(n);
+                if !self.flags.has(Flags::TCP) {
+                    return Some(Flushed::More);
+                }
+                self.flags.clear(Flags::WRITABLE);
+                Some(Flushed::Waiting)
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => Some(Flushed::More),
+            Err(e) => Some(self.send_failed(e, stats)),
+        }
+    }
+
+    #[cold]
+    fn send_failed(&mut self, e: io::Error, stats: &mut Stats) -> Flushed {
+        if e.kind() == ErrorKind::WouldBlock {
+            stats.writes_full += 1;
+            self.flags.clear(Flags::WRITABLE);
+            Flushed::Waiting
+        } else if sys::errno::is_shortage(&e) {
+            Flushed::Starved
+        } else {
+            Flushed::Failed(e)
+        }
     }
 
     /// Bytes that wait for the kernel.
@@ -425,6 +493,11 @@ impl Connection {
     pub fn take_output(&mut self) -> Vec<Bytes> {
         self.output.take().map(|mut output| output.take_pieces()).unwrap_or_default()
     }
+}
+
+/// The least number of queued bytes that is not ordinary.
+pub(crate) fn quiet_below(options: &StreamOptions) -> usize {
+    options.eager_flush.min(options.high_water.saturating_add(1)).min(options.hard_limit.saturating_add(1))
 }
 
 /// Several pieces in one call. Apart, so that the list of slices costs the common case no stack.

@@ -170,7 +170,7 @@ impl Sockets {
     }
 
     pub fn flush_dirty_datagrams(&mut self) {
-        while let Some(token) = self.dirty_datagrams.pop() {
+        for token in std::mem::take(&mut self.dirty_datagrams) {
             if let Some(socket) = self.datagram_mut(token) {
                 socket.in_dirty = false;
                 self.flush_datagrams(token);

@@ -117,7 +117,7 @@ impl<A: 'static> Net<A> {
         let now = self.sockets.now;
         let Some(dialer) = self.dialers.get_mut(dial.0).filter(|dialer| dialer.current == Some(token)) else { return };
         dialer.current = None;
-        let stable = opened.is_some_and(|at| now.duration_since(at) >= dialer.options.stable_after);
+        let stable = opened.is_some_and(|at| now.since(at) >= dialer.options.stable_after);
         dialer.failures = if stable { 0 } else { dialer.failures + 1 };
         let gives_up = dialer.options.max_failures.is_some_and(|most| dialer.failures >= most);
         if gives_up || self.sockets.is_stopping() {

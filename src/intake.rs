@@ -19,8 +19,10 @@
 use crate::connection::{Connection, Flags, Phase, Received};
 use crate::filter::Filter;
 use crate::handler::CloseReason;
-use crate::sockets::{Sockets, connection_in};
+use crate::sockets::{Served, Sockets, connection_in};
+use crate::stats::Stats;
 use crate::sys;
+use crate::sys::clock::Moment;
 use crate::token::Token;
 use bytes::BytesMut;
 use std::io;
@@ -55,28 +57,16 @@ impl Sockets {
     #[inline]
     pub fn next_step(&mut self, token: Token, buffer: &mut BytesMut, budget: &mut u32) -> Step {
         let Some(conn) = connection_in(&mut self.table, token) else { return Step::Idle };
-        const UNUSUAL: Flags = Flags::PAUSED
-            .or(Flags::GATED)
-            .or(Flags::OPEN_DUE)
-            .or(Flags::OFFER)
-            .or(Flags::EOF_READ)
-            .or(Flags::RELAYED)
-            .or(Flags::FILTERED);
-        if conn.phase != Phase::Open || conn.flags.has(UNUSUAL) {
-            return self.next_unusual_step(token, buffer, budget);
+        if conn.is_plain() && *budget > 0 {
+            *budget -= 1;
+            return match read_plain(conn, buffer, &mut self.stats, self.now) {
+                Received::Bytes => Step::Data,
+                other => self.read_ended(token, other),
+            };
         }
-        if !conn.flags.has(Flags::READABLE) {
-            return Step::Idle;
-        }
-        if *budget == 0 {
-            self.mark_ready(token);
-            return Step::Idle;
-        }
-        *budget -= 1;
-        self.read(token, buffer)
+        self.next_unusual_step(token, buffer, budget)
     }
 
-    #[cold]
     #[inline(never)]
     fn next_unusual_step(&mut self, token: Token, buffer: &mut BytesMut, budget: &mut u32) -> Step {
         let Some(conn) = connection_in(&mut self.table, token) else { return Step::Idle };
@@ -188,6 +178,14 @@ impl Sockets {
                 conn.unread = Some(unread);
                 self.read_ended(token, other)
             }
+        }
+    }
+
+    /// A read at the event itself brought no bytes.
+    pub fn read_ended_early(&mut self, token: Token, received: Received) -> Served {
+        match self.read_ended(token, received) {
+            Step::Again => Served::Connection,
+            _ => Served::Nobody,
         }
     }
 
@@ -469,6 +467,14 @@ impl Sockets {
             }
         }
     }
+}
+
+/// One read into the loop's buffer, for a connection that is [plain](Connection::is_plain).
+#[inline]
+pub(crate) fn read_plain(conn: &mut Connection, buffer: &mut BytesMut, stats: &mut Stats, now: Moment) -> Received {
+    refill(buffer);
+    let limit = READ_BYTES.min(conn.options.input_limit);
+    conn.receive(buffer, limit, stats, now)
 }
 
 /// Makes the loop's buffer empty and whole again. It costs an allocation only if somebody has kept a slice of it.

@@ -28,6 +28,9 @@ use std::time::Duration;
 /// A listener that ran into a shortage (memory, descriptors without a spare) tries again after this.
 const RELISTEN_AFTER: Duration = Duration::from_millis(100);
 
+/// So many errors in a row are not the peers' own any more: the listener pauses, since it would spin.
+const SKIPPED_MAX: u32 = 256;
+
 #[derive(Debug)]
 pub(crate) struct Listener {
     fd: Fd,
@@ -40,6 +43,8 @@ pub(crate) struct Listener {
     /// Peers to accept before going back to the kernel.
     batch: u32,
     last_turn: u64,
+    /// Errors in a row that were laid to peers. If they are not the peers', the queue never empties.
+    skipped: u32,
     paused: bool,
     closed: bool,
     /// The socket file is ours, so it goes when the listener does.
@@ -131,6 +136,7 @@ impl Sockets {
             open: 0,
             batch: 1,
             last_turn: 0,
+            skipped: 0,
             paused: false,
             closed: false,
             owns_path,
@@ -194,6 +200,7 @@ impl Sockets {
     fn admit(&mut self, token: Token, fd: Fd, peer: Address) -> Accepted {
         let now = self.now;
         let Some(listener) = self.listener_mut(token) else { return Accepted::Nobody };
+        listener.skipped = 0;
         if listener.is_full() {
             self.stats.refused += 1;
             self.graveyard.push(fd);
@@ -228,7 +235,14 @@ impl Sockets {
             // The peer, or the network to it, had gone before we came to it.
             Peer => {
                 self.stats.accept_errors += 1;
-                Accepted::Skipped
+                let Some(listener) = self.listener_mut(token) else { return Accepted::Nobody };
+                listener.skipped += 1;
+                if listener.skipped < SKIPPED_MAX {
+                    return Accepted::Skipped;
+                }
+                listener.skipped = 0;
+                self.relisten_later(token);
+                Accepted::Nobody
             }
             Descriptors => self.refuse_with_spare(token),
             Memory => {

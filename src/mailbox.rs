@@ -16,7 +16,8 @@
 //! ```
 //!
 //! The rule that is kept: **the loop never sleeps while mail waits**, and one sleep costs at most one write to
-//! the bell. The danger is a post that falls between the loop's last look into the box and its sleep:
+//! the bell, as does an attempt at sleep that is given up. The danger is a post that falls between the loop's
+//! last look into the box and its sleep:
 //!
 //! ```text
 //!   poster                                        loop (fall_asleep)
@@ -28,8 +29,8 @@
 //! a, the second that b came before 1. Each side writes before it reads, so 1 comes before 2 and a before b, and
 //! the four would have to go round in a circle: 1, 2, a, b, 1. All four are sequentially consistent, which means
 //! that every thread agrees on one order of them, and an order has no circles. (With weaker orderings each side
-//! may read *before* its own write is seen, even on x86, and the circle closes.) If both see each other, the
-//! bell is rung for nothing and the next sleep is cut short once, which is harmless.
+//! may read *before* its own write is seen, even on x86, and both miss.) If both see each other, the loop gives
+//! its sleep up and the bell was rung for nothing; the next wait returns early once, which is harmless.
 //!
 //! The bell is registered edge-triggered and is never read: each write is an edge of its own, whatever the
 //! counter says. The one thing that would silence it is a full counter, at which a write fails and makes no
@@ -172,14 +173,20 @@ impl<T> Inbox<T> {
         item
     }
 
-    /// Says that the loop is about to sleep. True: it may, and any post from now on rings the bell. False: mail
+    /// Says that the loop is about to sleep. True: it may, and the next post rings the bell. False: mail
     /// waits, here or in the box, and the loop must only poll.
     ///
     /// Whoever hands the loop's epoll descriptor to another loop calls this before it leaves its own turn, too:
     /// between turns nobody looks into the box, and that is as good as sleep.
     pub fn fall_asleep(&self) -> bool {
-        // The order of these two lines is the whole protocol; see the head of the file.
+        // Mail that is known of needs no attempt, which a post might ring for. What decides comes after it.
+        if self.len() > 0 {
+            return false;
+        }
+        // First write, then read: that order is the whole protocol, see the head of the file.
         self.shared.asleep.store(true, Ordering::SeqCst);
+        #[cfg(test)]
+        tests::interrupt();
         let empty = self.shared.waiting.load(Ordering::SeqCst) == 0;
         if !empty {
             self.wake();
@@ -238,6 +245,8 @@ impl<T> Shared<T> {
             self.peak.store(waiting, Ordering::Relaxed);
         }
         drop(post);
+        #[cfg(test)]
+        tests::interrupt();
         self.ring_if_asleep();
         Ok(())
     }
@@ -269,10 +278,12 @@ impl<T> Shared<T> {
 mod tests {
     use super::*;
     use crate::sys::epoll::{EDGE, Epoll, Event, IN};
+    use std::cell::Cell;
     use std::fs::File;
     use std::io::Read;
     use std::os::fd::AsFd;
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::rc::Rc;
     use std::thread;
     use std::time::Duration;
 
@@ -285,6 +296,18 @@ mod tests {
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
         u64::from_ne_bytes(counter)
+    }
+
+    thread_local! {
+        static INTERRUPTION: Cell<Option<Box<dyn FnOnce()>>> = const { Cell::new(None) };
+    }
+
+    /// Where the protocol of `fall_asleep` and `put` has written and not yet read: runs what a test has left for
+    /// this moment, as though another thread had been quicker.
+    pub fn interrupt() {
+        if let Some(quicker) = INTERRUPTION.take() {
+            quicker();
+        }
     }
 
     fn drain<T>(inbox: &mut Inbox<T>, budget: usize) -> Vec<T> {
@@ -337,6 +360,29 @@ mod tests {
     }
 
     #[test]
+    fn a_post_between_the_two_steps_of_falling_asleep_is_noticed() {
+        let (sender, inbox) = mailbox(10).unwrap();
+        inbox.wake();
+        INTERRUPTION.set(Some(Box::new(move || sender.post(()).unwrap())));
+        let asleep = inbox.fall_asleep();
+        assert_eq!(inbox.len(), 1, "the test has met the moment");
+        assert!(!asleep || rings(&inbox) == 1, "mail waits, the loop sleeps and nobody rang");
+    }
+
+    #[test]
+    fn a_loop_that_falls_asleep_between_the_two_steps_of_a_post_is_woken() {
+        let (sender, inbox) = mailbox(10).unwrap();
+        inbox.wake();
+        let inbox = Rc::new(inbox);
+        let asleep = Rc::new(Cell::new(None));
+        let (sleeper, answer) = (Rc::clone(&inbox), Rc::clone(&asleep));
+        INTERRUPTION.set(Some(Box::new(move || answer.set(Some(sleeper.fall_asleep())))));
+        sender.post(()).unwrap();
+        let asleep = asleep.get().expect("the test has met the moment");
+        assert!(!asleep || rings(&inbox) == 1, "mail waits, the loop sleeps and nobody rang");
+    }
+
+    #[test]
     fn a_budget_bounds_the_turn_and_order_is_kept_across_turns() {
         let (sender, mut inbox) = mailbox(100).unwrap();
         let mut seen = Vec::new();
@@ -347,19 +393,10 @@ mod tests {
             assert_eq!(share.len(), 3);
             seen.extend(share);
         }
-        assert_eq!(inbox.len(), 20);
+        assert_eq!((inbox.len(), inbox.take(0), inbox.pop()), (20, 0, None));
         seen.extend(drain(&mut inbox, 100));
         assert_eq!(seen, (0..50).collect::<Vec<_>>());
         assert_eq!((inbox.len(), inbox.pop()), (0, None));
-    }
-
-    #[test]
-    fn a_turn_of_no_budget_hands_out_nothing() {
-        let (sender, mut inbox) = mailbox(10).unwrap();
-        sender.post(1).unwrap();
-        assert_eq!(inbox.take(0), 0);
-        assert_eq!(inbox.pop(), None);
-        assert_eq!(drain(&mut inbox, 1), [1]);
     }
 
     #[test]
@@ -411,6 +448,7 @@ mod tests {
 
     impl Drop for Echo {
         fn drop(&mut self) {
+            assert!(self.0.shared.post.try_lock().is_ok(), "dropped under the lock, where a post would hang");
             if let Err(Refused::Gone(again)) = self.0.post(Echo(self.0.clone(), Arc::clone(&self.1))) {
                 self.1.fetch_add(1, Ordering::Relaxed);
                 mem::forget(again);
@@ -424,8 +462,8 @@ mod tests {
         let (sender, mut inbox) = mailbox(10).unwrap();
         for _ in 0..4 {
             assert!(sender.post(Echo(sender.clone(), Arc::clone(&refused))).is_ok());
+            inbox.take(1); // the first of them in hand, the others in the box
         }
-        inbox.take(2);
         drop(inbox);
         assert_eq!(refused.load(Ordering::Relaxed), 4);
         let last = Echo(sender.clone(), Arc::clone(&refused));
@@ -462,15 +500,61 @@ mod tests {
         shareable(&sender);
     }
 
-    /// Threads post as fast as they can at a loop that sleeps as often as it can. A lost wake-up shows as a
-    /// wait that runs into its time-out, which no other outcome of the test does.
+    /// Sleeps if the inbox lets it. A post slept through shows as a wait that runs into its time-out, which no
+    /// other outcome of the tests below does.
+    fn sleep<T>(inbox: &Inbox<T>, epoll: &Epoll) {
+        if inbox.fall_asleep() {
+            let woken = epoll.wait(&mut [Event::EMPTY; 4], Some(Duration::from_secs(10)));
+            assert_eq!(woken.expect("an undisturbed wait"), 1, "slept through a post; {} wait", inbox.len());
+        }
+        inbox.wake();
+    }
+
+    fn watch<T>(inbox: &Inbox<T>) -> Epoll {
+        let epoll = Epoll::create().unwrap();
+        epoll.add(inbox.bell(), IN | EDGE, 0).unwrap();
+        epoll
+    }
+
+    /// The poster waits until its last mail was handed out, and so meets the loop on its way to sleep; nobody
+    /// posts after it who would wake the loop in its stead. Delays on both sides move the moment about.
     #[test]
-    fn no_post_is_slept_through_and_no_sleep_is_rung_for_twice() {
+    fn a_post_between_the_last_look_and_the_sleep_is_not_slept_through() {
+        const ROUNDS: usize = 20_000;
+        let (sender, mut inbox) = mailbox(1).unwrap();
+        let epoll = watch(&inbox);
+        let handed_out = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&handed_out);
+        let pause = |rounds: usize| (0..rounds).for_each(|_| std::hint::spin_loop());
+        let poster = thread::spawn(move || {
+            for round in 0..ROUNDS {
+                while seen.load(Ordering::Acquire) < round {
+                    if Arc::strong_count(&seen) == 1 {
+                        return; // the loop has failed, and says so itself
+                    }
+                    thread::yield_now();
+                }
+                pause(round % 13);
+                sender.post(round).expect("a box with room");
+            }
+        });
+        for round in 0..ROUNDS {
+            while inbox.take(1) == 0 {
+                sleep(&inbox, &epoll);
+            }
+            assert_eq!(inbox.pop(), Some(round));
+            handed_out.store(round + 1, Ordering::Release);
+            pause(round % 7);
+        }
+        poster.join().expect("the poster ends well");
+    }
+
+    #[test]
+    fn the_mail_of_many_threads_arrives_whole_and_in_order() {
         const POSTERS: usize = 4;
         const EACH: usize = 20_000;
         let (sender, mut inbox) = mailbox(64).unwrap();
-        let epoll = Epoll::create().unwrap();
-        epoll.add(inbox.bell(), IN | EDGE, 0).unwrap();
+        let epoll = watch(&inbox);
         let posters: Vec<_> = (0..POSTERS)
             .map(|poster| {
                 let sender = sender.clone();
@@ -490,12 +574,8 @@ mod tests {
         let mut next = [0; POSTERS];
         let mut sleeps = 1; // the box is born asleep
         while next.iter().sum::<usize>() < POSTERS * EACH {
-            if inbox.fall_asleep() {
-                sleeps += 1;
-                let woken = epoll.wait(&mut [Event::EMPTY; 4], Some(Duration::from_secs(10)));
-                assert_eq!(woken.unwrap(), 1, "slept through a post; {} wait", inbox.len());
-            }
-            inbox.wake();
+            sleeps += 1;
+            sleep(&inbox, &epoll);
             for (poster, number) in drain(&mut inbox, 16) {
                 assert_eq!(number, next[poster], "the mail of poster {poster} is out of order");
                 next[poster] += 1;

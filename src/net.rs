@@ -22,6 +22,7 @@ use crate::signal::Signals;
 use crate::sockets::{Bell, Due, Sockets, Source};
 use crate::stats::Stats;
 use crate::sys::datagram::{Interface, Received};
+use crate::sys::clock::Moment;
 use crate::sys::{self, Address, Fd, TcpInfo, ToAddress};
 use crate::timer::TimerId;
 use crate::token::{Table, Token};
@@ -91,8 +92,11 @@ pub struct Net<A = ()> {
     pub(crate) jobs: Slab<JobDone<A>>,
     pub(crate) signals: Signals<SignalFn<A>>,
     pub(crate) closure_budget: usize,
+    /// One moment on both scales: the public one is the standard library's.
+    anchor: (Instant, Moment),
     sender: mailbox::Sender<Mail<A>>,
     workers: Workers,
+    work_limit: usize,
 }
 
 impl<A> fmt::Debug for Net<A> {
@@ -121,8 +125,10 @@ impl<A: 'static> Net<A> {
             jobs: Slab::new(),
             signals: Signals::new(),
             closure_budget: options.closure_budget.max(1),
+            anchor: sys::clock::anchor(),
             sender,
             workers: Workers::new(options.workers.max(1), options.work_limit),
+            work_limit: options.workers.max(1) + options.work_limit,
         })
     }
 
@@ -566,7 +572,8 @@ impl<A: 'static> Net<A> {
 
     /// The time of this turn. The clock is read once a turn, and every deadline is reckoned from this.
     pub fn now(&self) -> Instant {
-        self.sockets.now
+        let (instant, moment) = self.anchor;
+        instant + self.sockets.now.since(moment)
     }
 
     /// Calls `call` once, `delay` after [`now`](Net::now), never earlier.
@@ -586,14 +593,14 @@ impl<A: 'static> Net<A> {
 
     fn add_alarm(&mut self, delay: Duration, alarm: Alarm<A>) -> TimerId {
         let key = self.alarms.insert(alarm);
-        let deadline = far(self.sockets.now, delay);
+        let deadline = self.sockets.now + delay;
         self.sockets.timers.insert(deadline, Due::Closure(key))
     }
 
     /// Moves a timer to `delay` from [`now`](Net::now); a periodic one goes on from there. `false` if it has
     /// run, or was cancelled.
     pub fn reset(&mut self, id: TimerId, delay: Duration) -> bool {
-        let deadline = far(self.sockets.now, delay);
+        let deadline = self.sockets.now + delay;
         self.sockets.timers.reset(id, deadline)
     }
 
@@ -606,7 +613,7 @@ impl<A: 'static> Net<A> {
     }
 
     pub(crate) fn arm(&mut self, token: Token, key: u32, after: Duration) {
-        let deadline = far(self.sockets.now, after);
+        let deadline = self.sockets.now + after;
         if !self.is_open(token) {
             return;
         }
@@ -665,6 +672,10 @@ impl<A: 'static> Net<A> {
         work: impl FnOnce() -> T + Send + 'static,
         done: impl FnOnce(&mut Loop<'_, A>, Result<T, WorkPanicked>) + 'static,
     ) -> Result<(), WorkRefused> {
+        // The pool bounds what is not finished; results that wait for their turn count too.
+        if self.jobs.len() >= self.work_limit {
+            return Err(WorkRefused);
+        }
         let job = self.jobs.insert(Box::new(move |lp, result| {
             if let Ok(result) = result.downcast() {
                 done(lp, *result);
@@ -732,12 +743,6 @@ impl<A: 'static> Net<A> {
     pub(crate) fn has_work(&self) -> bool {
         self.sockets.has_work() || !self.deferred.is_empty() || !self.newborn.is_empty() || self.signals.has_pending()
     }
-}
-
-/// Deadlines past what the clock can express are as good as never.
-fn far(now: Instant, delay: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    now + delay.min(CENTURY)
 }
 
 fn into_bytes(data: impl Payload) -> Bytes {

@@ -19,7 +19,7 @@
 //! flag that is checked against the live queue when its callback is due, so a queue that fills and drains
 //! within one turn can neither lose the answer nor give it too early.
 
-use crate::connection::{Connection, Flags, Flushed, Phase};
+use crate::connection::{Connection, Flags, Flushed, Phase, quiet_below};
 use crate::handler::{CloseReason, Flow};
 use crate::poller::Interest;
 use crate::sockets::{Sockets, connection_in};
@@ -28,24 +28,39 @@ use crate::token::Token;
 use bytes::{Bytes, BytesMut};
 use std::io;
 
+/// What is to be done when a callback's output has been flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Nothing.
+    Idle,
+    /// There may be more input.
+    Readable,
+    /// The kernel has taken everything: `on_write_complete`.
+    Completed,
+    /// Both.
+    CompletedReadable,
+}
+
 impl Sockets {
     /// Queues a copy of `data`.
     #[inline]
     pub fn send_copy(&mut self, token: Token, data: &[u8]) -> Flow {
+        const UNUSUAL: Flags = Flags::SHUTDOWN.or(Flags::BROKEN).or(Flags::RELAYED).or(Flags::FILTERED);
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
-        let queued = conn.queued();
-        if !conn.takes_output() {
-            return Flow::Closed;
-        }
-        let unusual = conn.flags.has(Flags::FILTERED) || queued > conn.options.hard_limit;
-        if unusual || data.len() >= conn.options.eager_flush || data.is_empty() {
+        let queued = conn.queued() + data.len();
+        if queued >= conn.quiet || conn.phase > Phase::Open || conn.flags.has(UNUSUAL) || data.is_empty() {
             return self.send_unusual(token, data);
         }
-        if queued == 0 {
+        if conn.output.is_none() {
             conn.taken = self.now;
         }
         conn.output.get_or_insert_with(|| self.pool.take()).push_copy(data);
-        self.pushed(token, data.len())
+        self.stats.held += data.len() as u64;
+        if self.own != token && !conn.flags.has(Flags::IN_DIRTY) {
+            conn.flags.set(Flags::IN_DIRTY);
+            self.dirty.push_back(token);
+        }
+        Flow::Open
     }
 
     /// Queues `data` without copying it.
@@ -64,7 +79,7 @@ impl Sockets {
         let len = data.len();
         let borrowed = self.lent.contains(&(data.as_ptr() as usize));
         conn.output.get_or_insert_with(|| self.pool.take()).push_shared(data, borrowed);
-        if borrowed && self.own != Some(token) && !conn.flags.has(Flags::IN_BORROWERS) {
+        if borrowed && self.own != token && !conn.flags.has(Flags::IN_BORROWERS) {
             conn.flags.set(Flags::IN_BORROWERS);
             self.borrowers.push(token);
         }
@@ -91,10 +106,10 @@ impl Sockets {
         self.stats.held += len as u64;
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         let queued = conn.queued();
-        if queued >= conn.options.eager_flush || queued > conn.options.high_water {
+        if queued >= conn.quiet {
             return self.pushed_much(token);
         }
-        if self.own != Some(token) {
+        if self.own != token {
             self.mark_dirty(token);
         }
         Flow::Open
@@ -103,11 +118,13 @@ impl Sockets {
     #[cold]
     #[inline(never)]
     fn pushed_much(&mut self, token: Token) -> Flow {
-        self.flush_and_tell(token);
+        if self.connection(token).is_some_and(|conn| conn.queued() >= conn.options.eager_flush) {
+            self.flush_and_tell(token);
+        }
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         let queued = conn.queued();
         self.stats.peak_queued = self.stats.peak_queued.max(queued as u64);
-        if self.own != Some(token) && queued > 0 {
+        if self.own != token && queued > 0 {
             self.mark_dirty(token);
         }
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
@@ -143,6 +160,9 @@ impl Sockets {
     fn send_unusual(&mut self, token: Token, data: &[u8]) -> Flow {
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         let queued = conn.queued();
+        if !conn.takes_output() {
+            return Flow::Closed;
+        }
         if data.is_empty() {
             return if queued > conn.options.high_water { Flow::High } else { Flow::Open };
         }
@@ -153,7 +173,10 @@ impl Sockets {
         if conn.flags.has(Flags::FILTERED) {
             return self.send_filtered(token, data);
         }
-        let direct = queued == 0 && conn.phase == Phase::Open && conn.flags.has(Flags::WRITABLE);
+        let direct = data.len() >= conn.options.eager_flush
+            && queued == 0
+            && conn.phase == Phase::Open
+            && conn.flags.has(Flags::WRITABLE);
         let taken = if direct { self.write_through(token, data) } else { 0 };
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         if !conn.takes_output() {
@@ -231,21 +254,45 @@ impl Sockets {
     }
 
     /// Flushes after a callback of this connection, and those that were sent slices of the buffer it was lent.
-    /// Whether everything queued is with the kernel now.
     #[inline]
-    pub fn flush_own(&mut self, token: Token) -> bool {
-        self.own = None;
-        let completed = match connection_in(&mut self.table, token) {
-            Some(conn) if conn.output.is_some() || conn.flags.has(Flags::SHUTDOWN) || conn.phase == Phase::Closing => {
-                self.flush(token)
-            }
-            _ => false,
-        };
+    pub fn flush_own(&mut self, token: Token) -> After {
+        self.own = Token::NOBODY;
         if !self.borrowers.is_empty() {
             self.flush_borrowers();
         }
-        self.lent = 0..0;
-        completed
+        let Some(conn) = connection_in(&mut self.table, token) else { return After::Idle };
+        match conn.flush_plain(&mut self.stats, self.now) {
+            Some(Flushed::Empty) => {
+                let readable = conn.flags.has(Flags::READABLE);
+                if let Some(output) = conn.output.take() {
+                    self.pool.put(output);
+                }
+                if readable { After::CompletedReadable } else { After::Completed }
+            }
+            Some(rest) => {
+                self.flush_rest(token, rest);
+                After::Readable
+            }
+            None => self.flush_own_unusual(token),
+        }
+    }
+
+    /// Whether `on_write_complete` would be true.
+    pub fn is_complete(&self, token: Token) -> bool {
+        self.connection(token).is_some_and(|conn| {
+            conn.phase == Phase::Open && conn.queued() == 0 && !conn.flags.has(Flags::RELAYED)
+        })
+    }
+
+    #[inline(never)]
+    fn flush_own_unusual(&mut self, token: Token) -> After {
+        let Some(conn) = connection_in(&mut self.table, token) else { return After::Idle };
+        let nothing = conn.output.is_none() && !conn.flags.has(Flags::SHUTDOWN) && conn.phase != Phase::Closing;
+        if !nothing && self.flush(token) && self.is_complete(token) {
+            After::CompletedReadable
+        } else {
+            After::Readable
+        }
     }
 
     #[cold]
@@ -364,6 +411,9 @@ impl Sockets {
             self.over_high_water(token);
         } else {
             self.fell(token);
+        }
+        if let Some(conn) = connection_in(&mut self.table, token) {
+            conn.quiet = quiet_below(&conn.options);
         }
         if self.connection(token).is_some_and(Connection::is_timed) {
             self.watch(token);

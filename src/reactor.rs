@@ -23,12 +23,14 @@
 use crate::handler::{CloseReason, Ctx, Handler, Loop};
 use crate::intake::{READ_BYTES, Step, addresses};
 use crate::listener::Accepted;
+use crate::outflow::After;
 use crate::net::{Acceptor, Alarm, Deferred, Mail, Net, Newborn, Receiver};
 use crate::options::ReactorOptions;
 use crate::sockets::{Bell, Due, Served, Stopping};
 use crate::connection::Flags;
 use crate::sys::datagram::Inbox;
 use crate::sys;
+use crate::sys::clock::Moment;
 use crate::timer::TimerId;
 use crate::token::Token;
 use bytes::BytesMut;
@@ -36,7 +38,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Datagrams received by one call, at most.
 const INBOX_SLOTS: usize = 64;
@@ -55,7 +57,7 @@ pub struct Reactor<A = ()> {
     /// The same for datagrams; made when the first datagram socket has something.
     inbox: Option<Inbox>,
     /// Whose callback is running. Still set when a turn begins: that callback panicked.
-    running: Option<Token>,
+    running: Token,
     spin: Duration,
 }
 
@@ -93,7 +95,7 @@ impl<A: 'static> Reactor<A> {
             handlers: Handlers { connections: Vec::new(), listeners: BTreeMap::new(), datagrams: BTreeMap::new() },
             read_buffer: BytesMut::with_capacity(READ_BYTES),
             inbox: None,
-            running: None,
+            running: Token::NOBODY,
             spin: options.spin,
         })
     }
@@ -105,7 +107,7 @@ impl<A: 'static> Reactor<A> {
     /// Those of a broken epoll descriptor; there is nothing to be done about them.
     pub fn run(&mut self) -> io::Result<()> {
         while !self.net.sockets.is_stopped() {
-            self.turn(None)?;
+            self.pass(None)?;
         }
         self.net.sockets.finish_stop();
         Ok(())
@@ -118,6 +120,13 @@ impl<A: 'static> Reactor<A> {
     /// # Errors
     /// Those of [`run`](Reactor::run).
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let turned = self.pass(timeout);
+        // Until the next turn nobody looks into the mailbox, which is as good as sleep: a post must ring.
+        self.net.mail.fall_asleep();
+        turned
+    }
+
+    fn pass(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.recover();
         self.wait(timeout)?;
         self.read_mail();
@@ -125,19 +134,17 @@ impl<A: 'static> Reactor<A> {
         self.dispatch();
         self.settle();
         self.reap();
-        // Between turns nobody looks into the mailbox, which is as good as sleep.
-        self.net.mail.fall_asleep();
         Ok(())
     }
 
     /// How long nothing is due, if no event comes: zero when work is left over (which does not make the
     /// descriptor readable), `None` when nothing but an event can bring work.
     pub fn next_turn_in(&self) -> Option<Duration> {
-        if self.net.has_work() || self.net.mail.len() > 0 {
+        if self.net.has_work() || self.net.mail.len() > 0 || self.running != Token::NOBODY {
             return Some(Duration::ZERO);
         }
         let deadline = self.net.sockets.timers.next_deadline()?;
-        Some(deadline.saturating_duration_since(sys::clock::now()))
+        Some(deadline.since(sys::clock::now()))
     }
 
     /// Ends the reactor and gives the shared state back. Nothing is delivered; sockets are closed.
@@ -150,10 +157,10 @@ impl<A: 'static> Reactor<A> {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let before = sys::clock::now();
         self.count_busy(before);
-        let idle = self.net.mail.fall_asleep() && !self.net.has_work();
+        let idle = !self.net.has_work() && self.net.mail.fall_asleep();
         let sockets = &mut self.net.sockets;
         let limit = if idle {
-            let due = sockets.timers.next_deadline().map(|deadline| deadline.saturating_duration_since(before));
+            let due = sockets.timers.next_deadline().map(|deadline| deadline.since(before));
             due.into_iter().chain(timeout).min()
         } else {
             Some(Duration::ZERO)
@@ -170,13 +177,13 @@ impl<A: 'static> Reactor<A> {
     }
 
     /// Polls for a while before it blocks: on a processor of its own this saves the sleep and the wake-up.
-    fn spin(&mut self, since: Instant, limit: Option<Duration>) -> io::Result<()> {
+    fn spin(&mut self, since: Moment, limit: Option<Duration>) -> io::Result<()> {
         let spin = limit.map_or(self.spin, |limit| limit.min(self.spin));
         loop {
             if self.net.sockets.poller.wait(Some(Duration::ZERO))? > 0 {
                 return Ok(());
             }
-            let spent = sys::clock::now().duration_since(since);
+            let spent = sys::clock::now().since(since);
             if spent >= spin {
                 let left = limit.map(|limit| limit.saturating_sub(spent));
                 return self.net.sockets.poller.wait(left).map(|_| ());
@@ -185,10 +192,10 @@ impl<A: 'static> Reactor<A> {
         }
     }
 
-    fn count_busy(&mut self, before: Instant) {
+    fn count_busy(&mut self, before: Moment) {
         let stats = &mut self.net.sockets.stats;
         if stats.turns > 0 {
-            let busy = before.saturating_duration_since(self.net.sockets.now);
+            let busy = before.since(self.net.sockets.now);
             stats.total_busy += busy;
             stats.worst_turn = stats.worst_turn.max(busy);
         }
@@ -219,7 +226,7 @@ impl<A: 'static> Reactor<A> {
         let now = self.net.sockets.now;
         for _ in 0..self.net.closure_budget {
             let Some(expired) = self.net.sockets.timers.expire(now) else { return };
-            self.count_lag(now.saturating_duration_since(expired.deadline));
+            self.count_lag(now.since(expired.deadline));
             match self.net.sockets.timers.get(expired.id).copied() {
                 Some(Due::Closure(key)) => self.ring_alarm(expired.id, expired.deadline, key),
                 Some(Due::Keyed(token, key)) => {
@@ -240,7 +247,7 @@ impl<A: 'static> Reactor<A> {
         stats.worst_timer_lag = stats.worst_timer_lag.max(lag);
     }
 
-    fn ring_alarm(&mut self, id: TimerId, deadline: Instant, key: usize) {
+    fn ring_alarm(&mut self, id: TimerId, deadline: Moment, key: usize) {
         let now = self.net.sockets.now;
         match self.net.alarms.get_mut(key) {
             Some(Alarm::Every(period, call)) => {
@@ -280,14 +287,18 @@ impl<A: 'static> Reactor<A> {
         let mut index = 0;
         while let Some((token, readiness)) = self.net.sockets.poller.event(index) {
             index += 1;
-            match self.net.sockets.note(token, readiness) {
+            match self.net.sockets.note(token, readiness, &mut self.read_buffer) {
                 Served::Nobody => {}
+                Served::Data => self.deliver_and_serve(token),
                 Served::Connection => self.serve(token),
                 Served::Listener => self.accept(token),
                 Served::Datagram => self.receive_datagrams(token),
                 Served::Bell(Bell::Mail) => {}
-                Served::Bell(Bell::Signal) => self.answer_signals(),
+                Served::Bell(Bell::Signal) => self.net.signals.collect(),
             }
+        }
+        if self.net.signals.has_pending() {
+            self.answer_signals();
         }
         for _ in 0..left_over {
             let Some(token) = self.net.sockets.ready.pop_front() else { break };
@@ -297,13 +308,27 @@ impl<A: 'static> Reactor<A> {
         }
     }
 
-    /// Tells a connection's handler what is to be told, until nothing is or its budget is spent.
+    /// The commonest event: input that was read already; seldom is there more behind it.
     #[inline]
+    fn deliver_and_serve(&mut self, token: Token) {
+        match self.deliver(token, false) {
+            After::Idle | After::Completed => {}
+            After::Readable | After::CompletedReadable => self.serve_within(token, 1),
+        }
+    }
+
+    /// Tells a connection's handler what is to be told, until nothing is or its budget is spent.
     fn serve(&mut self, token: Token) {
+        self.serve_within(token, 0);
+    }
+
+    /// [`Reactor::serve`] when `spent` of the budget is used up.
+    #[inline(never)]
+    fn serve_within(&mut self, token: Token, spent: u32) {
         let mut budget = match self.net.sockets.connection(token) {
             // Its turn comes with the others that wait.
             Some(conn) if conn.flags.has(Flags::IN_READY) => return,
-            Some(conn) => conn.options.read_budget.max(1),
+            Some(conn) => conn.options.read_budget.max(1).saturating_sub(spent),
             None => return,
         };
         loop {
@@ -311,7 +336,10 @@ impl<A: 'static> Reactor<A> {
                 Step::Idle => return,
                 Step::Again => {}
                 Step::Open => self.call(token, |handler, ctx| handler.on_open(ctx)),
-                Step::Data => self.deliver(token),
+                Step::Data => {
+                    let filtered = self.net.sockets.is_filtered(token);
+                    self.deliver(token, filtered);
+                }
                 Step::OwnData(input) => self.deliver_own(token, input),
                 Step::Eof(mut rest) => self.call(token, |handler, ctx| handler.on_eof(ctx, &mut rest)),
             }
@@ -320,28 +348,24 @@ impl<A: 'static> Reactor<A> {
 
     /// `on_data` with the loop's read buffer.
     #[inline]
-    fn deliver(&mut self, token: Token) {
-        let filtered = self.net.sockets.is_filtered(token);
-        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else {
-            self.read_buffer.clear();
-            return;
-        };
-        self.running = Some(token);
+    fn deliver(&mut self, token: Token, filtered: bool) -> After {
+        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return After::Idle };
+        self.running = token;
         self.net.sockets.lend(token, addresses(&self.read_buffer));
         handler.on_data(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &mut self.read_buffer);
-        self.running = None;
+        self.running = Token::NOBODY;
         self.net.sockets.put_back(token, &mut self.read_buffer, false, filtered);
-        self.after_callback(token);
+        self.after_callback(token)
     }
 
     /// `on_data` with the connection's own buffer.
     fn deliver_own(&mut self, token: Token, mut input: BytesMut) {
         let filtered = self.net.sockets.is_filtered(token);
         let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
-        self.running = Some(token);
+        self.running = token;
         self.net.sockets.lend(token, addresses(&input));
         handler.on_data(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &mut input);
-        self.running = None;
+        self.running = Token::NOBODY;
         self.net.sockets.put_back(token, &mut input, true, filtered);
         self.after_callback(token);
     }
@@ -353,35 +377,34 @@ impl<A: 'static> Reactor<A> {
             return;
         }
         let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
-        self.running = Some(token);
+        self.running = token;
         self.net.sockets.lend(token, 0..0);
         callback(&mut **handler, &mut Ctx { app: &mut self.app, net: &mut self.net, token });
-        self.running = None;
+        self.running = Token::NOBODY;
         self.after_callback(token);
     }
 
     /// One write for all that the callback sent.
     #[inline]
-    fn after_callback(&mut self, token: Token) {
+    fn after_callback(&mut self, token: Token) -> After {
         if !self.net.newborn.is_empty() {
             self.adopt_newborn();
         }
-        if self.net.sockets.flush_own(token) {
+        let after = self.net.sockets.flush_own(token);
+        if matches!(after, After::Completed | After::CompletedReadable) {
             self.write_completed(token);
         }
+        after
     }
 
     /// What `on_write_complete` sends is flushed when the turn settles, so that a handler that always sends more
     /// has its turn like the others.
     #[inline]
     fn write_completed(&mut self, token: Token) {
-        if self.net.sockets.connection(token).is_none_or(|conn| !conn.hears_callbacks()) {
-            return;
-        }
         let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
-        self.running = Some(token);
+        self.running = token;
         handler.on_write_complete(&mut Ctx { app: &mut self.app, net: &mut self.net, token });
-        self.running = None;
+        self.running = Token::NOBODY;
         if !self.net.newborn.is_empty() {
             self.adopt_newborn();
         }
@@ -401,9 +424,9 @@ impl<A: 'static> Reactor<A> {
     fn welcome(&mut self, listener: Token, token: Token) {
         let Some(peer) = self.net.peer_address(token) else { return };
         let Some(factory) = self.handlers.listeners.get_mut(&listener) else { return };
-        self.running = Some(token);
+        self.running = token;
         let handler = factory(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &peer);
-        self.running = None;
+        self.running = Token::NOBODY;
         let Some(handler) = handler else {
             self.net.sockets.turn_away(token);
             return;
@@ -429,7 +452,6 @@ impl<A: 'static> Reactor<A> {
     }
 
     fn answer_signals(&mut self) {
-        self.net.signals.collect();
         while let Some((signum, mut call)) = self.net.signals.take() {
             log::debug!("signal {signum}");
             call(&mut self.lp());
@@ -485,7 +507,8 @@ impl<A: 'static> Reactor<A> {
             if what.has(Flags::LOW_DUE) {
                 self.call(token, |handler, ctx| handler.on_low_water(ctx));
             }
-            if what.has(Flags::COMPLETE_DUE) {
+            // What the two before it have sent is no longer complete, or they have ended the connection.
+            if what.has(Flags::COMPLETE_DUE) && self.net.sockets.is_complete(token) {
                 self.write_completed(token);
             }
         }
@@ -532,11 +555,14 @@ impl<A: 'static> Reactor<A> {
 
     /// The last turn ended in a panic: the connection whose callback it was cannot be trusted any more.
     fn recover(&mut self) {
-        let Some(token) = self.running.take() else { return };
+        if self.running == Token::NOBODY {
+            return;
+        }
+        let token = std::mem::replace(&mut self.running, Token::NOBODY);
         log::warn!("{token}: aborted, since its callback panicked");
         self.adopt_newborn();
         drop(self.handlers.take(token));
-        self.net.sockets.own = None;
+        self.net.sockets.own = Token::NOBODY;
         self.net.sockets.abort(token);
     }
 
@@ -573,12 +599,10 @@ impl<A: 'static> Handlers<A> {
 }
 
 /// The first point of the grid `deadline + n · period` after `now`.
-fn next_on_grid(deadline: Instant, period: Duration, now: Instant) -> Instant {
-    let late = now.saturating_duration_since(deadline);
-    let missed = late.as_nanos() / period.as_nanos();
-    // The product is at most `late`, so it fits, unless the stall lasted for centuries.
-    let skipped = u64::try_from(missed * period.as_nanos()).unwrap_or(u64::MAX);
-    deadline + Duration::from_nanos(skipped) + period
+fn next_on_grid(deadline: Moment, period: Duration, now: Moment) -> Moment {
+    let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
+    let late = now.nanos().saturating_sub(deadline.nanos());
+    Moment::from_nanos(deadline.nanos().saturating_add(late - late % period).saturating_add(period))
 }
 
 #[cfg(test)]

@@ -19,23 +19,26 @@
 //!
 //! Sending is in `outflow.rs`, reading in `intake.rs`; here is the life of a connection.
 
-use crate::connection::{Connection, Flags, Phase};
+use crate::connection::{Connection, Flags, Phase, Received};
 use crate::datagram::DatagramSocket;
 use crate::dial::DialToken;
 use crate::handler::CloseReason;
+use crate::intake::read_plain;
 use crate::listener::Listener;
 use crate::options::{ReactorOptions, StreamOptions};
 use crate::output::OutputPool;
 use crate::poller::{Poller, Readiness};
 use crate::stats::Stats;
+use crate::sys::clock::Moment;
 use crate::sys::{self, Fd};
 use crate::timer::{TimerId, Wheel};
 use crate::token::{Table, Token};
+use bytes::BytesMut;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A transient error that brings no new edge (ENOBUFS, ENOMEM) is tried again after this. The kernel frees
 /// memory in milliseconds or not at all.
@@ -83,6 +86,8 @@ pub(crate) enum Due {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Served {
     Nobody,
+    /// A connection's input lies in the read buffer.
+    Data,
     Connection,
     Listener,
     Datagram,
@@ -106,7 +111,7 @@ pub(crate) struct Sockets {
     pub poller: Poller,
     pub timers: Wheel<Due>,
     /// The turn's one reading of the clock.
-    pub now: Instant,
+    pub now: Moment,
     pub stats: Stats,
     pub pool: OutputPool,
     pub ready: VecDeque<Token>,
@@ -121,7 +126,7 @@ pub(crate) struct Sockets {
     /// Listeners and datagram sockets among the reaped: their closures go too.
     pub closed: Vec<Token>,
     /// Whose callback is running; it is flushed when that returns, so it need not stand in `dirty`.
-    pub own: Option<Token>,
+    pub own: Token,
     /// Addresses of the buffer lent to that callback: what is sent out of it must be gone, or copied, before
     /// the next read.
     pub lent: Range<usize>,
@@ -154,7 +159,7 @@ impl Sockets {
             reaped: Vec::new(),
             graveyard: Vec::new(),
             closed: Vec::new(),
-            own: None,
+            own: Token::NOBODY,
             lent: 0..0,
             borrowers: Vec::new(),
             spare: Some(sys::fd::spare()?),
@@ -179,8 +184,11 @@ impl Sockets {
     }
 
     /// Takes in what the kernel said, and flushes what it has room for again.
+    ///
+    /// The commonest case is an open connection with nothing out of the ordinary: that is read at once, into
+    /// `buffer`.
     #[inline]
-    pub fn note(&mut self, token: Token, readiness: Readiness) -> Served {
+    pub fn note(&mut self, token: Token, readiness: Readiness, buffer: &mut BytesMut) -> Served {
         self.stats.events += 1;
         let Some(source) = self.table.get_mut(token) else {
             self.stats.stale_events += 1;
@@ -189,17 +197,13 @@ impl Sockets {
         match &mut **source {
             Source::Connection(conn) => {
                 conn.note(readiness);
-                if conn.phase == Phase::Ended {
-                    self.stats.stale_events += 1;
-                    return Served::Nobody;
+                if conn.is_plain() {
+                    return match read_plain(conn, buffer, &mut self.stats, self.now) {
+                        Received::Bytes => Served::Data,
+                        other => self.read_ended_early(token, other),
+                    };
                 }
-                if readiness.failed() {
-                    conn.flags.set(Flags::FAILED);
-                }
-                if conn.output.is_some() && readiness.writable() {
-                    self.flush_and_tell(token);
-                }
-                Served::Connection
+                self.note_unusual(token, readiness)
             }
             Source::Listener(listener) if listener.is_closed() => Served::Nobody,
             Source::Listener(_) => Served::Listener,
@@ -214,6 +218,19 @@ impl Sockets {
             }
             Source::Bell(bell) => Served::Bell(*bell),
         }
+    }
+
+    #[inline(never)]
+    fn note_unusual(&mut self, token: Token, readiness: Readiness) -> Served {
+        let Some(conn) = connection_in(&mut self.table, token) else { return Served::Nobody };
+        if conn.phase == Phase::Ended {
+            self.stats.stale_events += 1;
+            return Served::Nobody;
+        }
+        if conn.output.is_some() && readiness.writable() {
+            self.flush_and_tell(token);
+        }
+        Served::Connection
     }
 
     /// Adds a connection, counted by its listener if it has one.
@@ -306,7 +323,7 @@ impl Sockets {
     pub fn end_output(&mut self, token: Token) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         conn.flags.set(Flags::SHUTDOWN);
-        if self.own != Some(token) {
+        if self.own != token {
             self.mark_dirty(token);
         }
     }
@@ -357,7 +374,7 @@ impl Sockets {
                 self.mark_ready(token);
             }
         }
-        if self.own != Some(token) {
+        if self.own != token {
             self.mark_dirty(token);
         }
     }
@@ -745,7 +762,7 @@ impl Sockets {
     /// A connection's callback begins: it will be flushed when that returns, and `lent` is its buffer.
     #[inline]
     pub fn lend(&mut self, token: Token, lent: Range<usize>) {
-        self.own = Some(token);
+        self.own = token;
         self.lent = lent;
     }
 

@@ -6,7 +6,7 @@
 //! Wheels*, SOSP 1987) sorts only what comes near: far timers lie in coarse buckets, and a bucket is spread over
 //! finer ones when its time comes.
 //!
-//! Time is a count of nanoseconds since the wheel was made, read as eleven digits in base 64. The *cursor* is
+//! Time is a count of nanoseconds, read as eleven digits in base 64. The *cursor* is
 //! where the wheel stands. A deadline is compared with it from the left: the place of the first digit that
 //! differs is the level, the digit itself the bucket.
 //!
@@ -40,8 +40,8 @@
 //! What it does not do: read a clock (time is an argument), call anything, or bound the work of one `expire`.
 //! Opening a bucket touches each of its entries; the bound is on the sum, eleven moves per arming.
 
+use crate::sys::clock::Moment;
 use std::mem;
-use std::time::{Duration, Instant};
 
 /// The name of one timer of one reactor: it is stale, and reaches nobody, once that timer has ended.
 ///
@@ -59,7 +59,7 @@ pub struct TimerId {
 pub(crate) struct Expired {
     pub id: TimerId,
     /// The deadline it was armed for, to count the next one of a periodic timer from.
-    pub deadline: Instant,
+    pub deadline: Moment,
 }
 
 /// Bits of one digit: 64 buckets, so that a level's occupancy is one `u64`.
@@ -79,9 +79,8 @@ const NONE: u32 = u32::MAX;
 
 /// Payloads by [`TimerId`], handed back once their deadline has passed.
 ///
-/// Deadlines before the wheel's start count as the start, those more than 584 years after it as 584 years.
+/// Deadlines before the wheel's start count as the start.
 pub(crate) struct Wheel<T> {
-    start: Instant,
     /// The latest time `expire` was given. Never less than `cursor`.
     now: u64,
     /// Where the wheel stands: it only grows, and every occupied bucket of a level starts after it. Bucket
@@ -126,11 +125,10 @@ struct Entry<T> {
 
 impl<T> Wheel<T> {
     /// An empty wheel whose time begins at `start`.
-    pub fn new(start: Instant) -> Self {
+    pub fn new(start: Moment) -> Self {
         Wheel {
-            start,
-            now: 0,
-            cursor: 0,
+            now: start.nanos(),
+            cursor: start.nanos(),
             occupied: [0; LEVELS],
             buckets: vec![EMPTY; usize::from(DUE) + 1].into_boxed_slice(),
             entries: Vec::new(),
@@ -145,8 +143,8 @@ impl<T> Wheel<T> {
     ///
     /// # Panics
     /// When 2³² − 1 timers are in use, which is past any limit on memory.
-    pub fn insert(&mut self, deadline: Instant, payload: T) -> TimerId {
-        let deadline = self.to_ns(deadline);
+    pub fn insert(&mut self, deadline: Moment, payload: T) -> TimerId {
+        let deadline = deadline.nanos();
         let slot = if self.first_vacant == NONE { self.grow() } else { self.first_vacant };
         let entry = &mut self.entries[slot as usize];
         debug_assert!(entry.bucket == VACANT, "an entry on the vacant list is vacant");
@@ -166,8 +164,8 @@ impl<T> Wheel<T> {
     /// A periodic timer has to move on: one that is reset again and again to the deadline it was handed out for
     /// is handed out before all others each time.
     #[inline]
-    pub fn reset(&mut self, id: TimerId, deadline: Instant) -> bool {
-        let deadline = self.to_ns(deadline);
+    pub fn reset(&mut self, id: TimerId, deadline: Moment) -> bool {
+        let deadline = deadline.nanos();
         let Some(entry) = self.live(id) else { return false };
         let bucket = entry.bucket;
         entry.deadline = deadline;
@@ -213,8 +211,8 @@ impl<T> Wheel<T> {
     ///
     /// A `now` that is earlier than one given before counts as that one. A deadline of `now` is due, so whoever
     /// arms for `now` again what was just handed out needs a budget of calls.
-    pub fn expire(&mut self, now: Instant) -> Option<Expired> {
-        self.now = self.now.max(self.to_ns(now));
+    pub fn expire(&mut self, now: Moment) -> Option<Expired> {
+        self.now = self.now.max(now.nanos());
         // Each pass moves at least one entry to a lower level or to the due list.
         loop {
             let slot = self.buckets[usize::from(DUE)].head;
@@ -223,7 +221,7 @@ impl<T> Wheel<T> {
                 let entry = &mut self.entries[slot as usize];
                 entry.bucket = HANDED_OUT;
                 let (generation, deadline) = (entry.generation, entry.deadline);
-                return Some(Expired { id: TimerId { slot, generation }, deadline: self.to_instant(deadline) });
+                return Some(Expired { id: TimerId { slot, generation }, deadline: Moment::from_nanos(deadline) });
             }
             let first = self.first_occupied()?;
             if self.buckets[usize::from(first)].earliest > self.now {
@@ -239,24 +237,18 @@ impl<T> Wheel<T> {
         self.entries.get(id.slot as usize).filter(|entry| entry.generation == id.generation)?.payload.as_ref()
     }
 
-    /// The payload of a timer, armed or handed out.
-    #[inline]
-    pub fn get_mut(&mut self, id: TimerId) -> Option<&mut T> {
-        self.live(id)?.payload.as_mut()
-    }
-
     /// How long to sleep: a time not later than the earliest deadline that is armed. `None` when none is.
     ///
     /// It is that deadline itself, unless the timer that had it was removed or reset to a later time: then the
     /// wheel wakes for nothing, at most once for each deadline it was ever given. It is not later than the last `now`
     /// given to [`Wheel::expire`] only if a timer is due.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub fn next_deadline(&self) -> Option<Moment> {
         let due = &self.buckets[usize::from(DUE)];
         if due.head != NONE {
-            return Some(self.to_instant(due.earliest));
+            return Some(Moment::from_nanos(due.earliest));
         }
         let earliest = self.buckets[usize::from(self.first_occupied()?)].earliest;
-        Some(self.to_instant(if earliest > self.now { earliest } else { self.searched_deadline() }))
+        Some(Moment::from_nanos(if earliest > self.now { earliest } else { self.searched_deadline() }))
     }
 
     /// Timers that are armed or handed out.
@@ -379,16 +371,6 @@ impl<T> Wheel<T> {
         }
         soonest
     }
-
-    #[inline]
-    fn to_ns(&self, time: Instant) -> u64 {
-        let since = time.saturating_duration_since(self.start);
-        since.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(since.subsec_nanos()))
-    }
-
-    fn to_instant(&self, ns: u64) -> Instant {
-        self.start + Duration::from_nanos(ns)
-    }
 }
 
 /// Where a deadline is filed while the wheel stands at `cursor`.
@@ -412,18 +394,16 @@ fn start_of(bucket: u16, cursor: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::clock;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
     /// A wheel, and times in nanoseconds from its start.
-    fn wheel<T>() -> (Wheel<T>, impl Fn(u64) -> Instant) {
-        let start = clock::now();
-        (Wheel::new(start), move |ns| start + Duration::from_nanos(ns))
+    fn wheel<T>() -> (Wheel<T>, impl Fn(u64) -> Moment) {
+        (Wheel::new(Moment::from_nanos(0)), Moment::from_nanos)
     }
 
     /// Expires and ends everything that is due.
-    fn run<T>(wheel: &mut Wheel<T>, now: Instant) -> Vec<T> {
+    fn run<T>(wheel: &mut Wheel<T>, now: Moment) -> Vec<T> {
         std::iter::from_fn(|| wheel.expire(now).and_then(|expired| wheel.remove(expired.id))).collect()
     }
 
@@ -482,14 +462,15 @@ mod tests {
 
     #[test]
     fn deadlines_outside_the_wheels_span_count_as_its_ends() {
-        let (mut wheel, at) = wheel();
-        wheel.insert(at(0) - Duration::from_secs(9), "past");
-        wheel.insert(at(0) + Duration::from_secs(1 << 36), "far");
-        assert_eq!(wheel.next_deadline(), Some(at(0)));
-        assert_eq!(run(&mut wheel, at(0)), ["past"]);
+        let at = Moment::from_nanos;
+        let mut wheel = Wheel::new(at(1000));
+        wheel.insert(at(7), "past");
+        wheel.insert(at(u64::MAX), "far");
+        assert!(wheel.next_deadline() <= Some(at(1000)));
+        assert_eq!(run(&mut wheel, at(1000)), ["past"]);
         assert_eq!(wheel.next_deadline(), Some(at(u64::MAX)));
         assert_eq!(run(&mut wheel, at(u64::MAX - 1)), [""; 0]);
-        assert_eq!(run(&mut wheel, at(0) + Duration::from_secs(1 << 35)), ["far"]);
+        assert_eq!(run(&mut wheel, at(u64::MAX)), ["far"]);
     }
 
     #[test]
@@ -562,7 +543,7 @@ mod tests {
                     }
                     (-1, _) if wheel.next_deadline().is_none() => break,
                     _ => if let Some(wake) = wheel.next_deadline() {
-                        now = now.max(wheel.to_ns(wake));
+                        now = now.max(wake.nanos());
                         (wakes, budget) = (wakes + 1, usize::MAX);
                     }
                 }

@@ -28,6 +28,9 @@ pub struct Token {
 }
 
 impl Token {
+    /// Names no socket: the table never gets as far as this slot.
+    pub(crate) const NOBODY: Token = Token { slot: u32::MAX, generation: u32::MAX };
+
     #[inline]
     pub(crate) fn from_bits(bits: u64) -> Token {
         Token { slot: bits as u32, generation: (bits >> 32) as u32 }

@@ -187,10 +187,10 @@ struct Envelope {
 /// # Errors
 /// About the first of them: EAGAIN: the send buffer is full. EMSGSIZE: too long for a datagram. EINVAL,
 /// EADDRNOTAVAIL: `from` is not an address of this machine, or `interface` not one of its interfaces. EACCES: a
-/// broadcast without `set_broadcast`. ENETUNREACH, EHOSTUNREACH, EPERM (a firewall), ECONNREFUSED (an earlier
-/// one did not arrive). ENOBUFS, ENOMEM: no memory now. EDESTADDRREQ, ENOTCONN: `Unnamed`, and not connected.
-/// `InvalidInput`, from us: interface or source for a Unix receiver, a source of the other IP version, or a
-/// Unix path that is too long.
+/// broadcast without `set_broadcast`. ENETUNREACH, EHOSTUNREACH, EPERM (a firewall). ECONNREFUSED: on a
+/// connected UDP socket an earlier one did not arrive; on a Unix socket there is no such receiver. ENOBUFS,
+/// ENOMEM: no memory now. EDESTADDRREQ, ENOTCONN: `Unnamed`, and not connected. `InvalidInput`, from us:
+/// interface or source for a Unix receiver, a source of the other IP version, or a Unix path that is too long.
 pub fn send_batch(fd: &Fd, batch: &[Outgoing<'_>]) -> io::Result<usize> {
     let batch = &batch[..batch.len().min(BATCH_LIMIT)];
     let mut envelopes = [const { MaybeUninit::<Envelope>::uninit() }; BATCH_LIMIT];

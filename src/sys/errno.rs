@@ -28,8 +28,8 @@ pub enum AcceptError {
 
 /// See accept(2), "Error handling".
 ///
-/// EPERM is not among the peer's errors although accept(2) speaks of firewall rules: today it comes from a
-/// security module, before the connection is taken from the queue, where it stays and is reported again.
+/// EPERM is told of a peer that a firewall rule forbids, but also by a security module that has not taken the
+/// connection from the queue, where it stays and is reported again: whoever skips it bounds how often.
 pub fn classify_accept(error: &io::Error) -> AcceptError {
     match error.raw_os_error() {
         Some(libc::EINTR) => AcceptError::Interrupted,
@@ -37,7 +37,8 @@ pub fn classify_accept(error: &io::Error) -> AcceptError {
         Some(libc::EMFILE | libc::ENFILE) => AcceptError::Descriptors,
         Some(libc::ENOBUFS | libc::ENOMEM) => AcceptError::Memory,
         Some(libc::ECONNABORTED | libc::ECONNRESET | libc::ETIMEDOUT) => AcceptError::Peer,
-        Some(libc::EPROTO | libc::ENOPROTOOPT | libc::ENONET | libc::ENETDOWN) => AcceptError::Peer,
+        Some(libc::EPERM | libc::EPROTO | libc::ENOPROTOOPT | libc::EOPNOTSUPP) => AcceptError::Peer,
+        Some(libc::ENONET | libc::ENETDOWN) => AcceptError::Peer,
         Some(libc::EHOSTDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH) => AcceptError::Peer,
         _ => AcceptError::Broken,
     }
@@ -81,10 +82,11 @@ pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// Whether a connection attempt has begun, and OUT will tell that it is over (EINPROGRESS).
+/// Whether a connection attempt has begun, and OUT will tell that it is over: EINPROGRESS; EALREADY and EISCONN
+/// when a call that a signal had interrupted is made again.
 #[inline]
 pub fn is_in_progress(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EINPROGRESS)
+    matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EALREADY | libc::EISCONN))
 }
 
 /// What the kernel says of a connection that nobody took (ECONNREFUSED).
@@ -113,7 +115,7 @@ mod tests {
         for errno in [libc::EMSGSIZE, libc::ENETUNREACH, libc::ECONNREFUSED, libc::ENOENT, libc::EACCES] {
             assert_eq!(classify_datagram(&error(errno)), DatagramError::This);
         }
-        assert!(is_in_progress(&error(libc::EINPROGRESS)) && !is_in_progress(&error(libc::EALREADY)));
+        assert!(is_in_progress(&error(libc::EINPROGRESS)) && !is_in_progress(&error(libc::EAGAIN)));
         assert_eq!(refused().kind(), io::ErrorKind::ConnectionRefused);
     }
 
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn an_unknown_error_gets_the_answer_that_cannot_spin() {
-        for error in [error(libc::EPERM), error(libc::EINVAL), error(4_000), io::ErrorKind::InvalidInput.into()] {
+        for error in [error(libc::EBADF), error(libc::EINVAL), error(4_000), io::ErrorKind::InvalidInput.into()] {
             assert_eq!(classify_accept(&error), AcceptError::Broken);
             assert_eq!(classify_datagram(&error), DatagramError::This);
         }

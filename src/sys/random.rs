@@ -24,7 +24,7 @@ pub fn seed() -> u64 {
 }
 
 fn second_best() -> u64 {
-    RandomState::new().hash_one((clock::now(), std::process::id()))
+    RandomState::new().hash_one((clock::now().nanos(), std::process::id()))
 }
 
 #[cfg(test)]
