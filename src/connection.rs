@@ -312,7 +312,7 @@ impl Connection {
     }
 
     /// Reads once, up to `limit` bytes, into the spare capacity of `buffer`.
-    #[inline]
+    #[inline(always)]
     pub fn receive(&mut self, buffer: &mut BytesMut, limit: usize, stats: &mut Stats, now: Moment) -> Received {
         let Some(fd) = &self.fd else { return Received::Nothing };
         loop {
@@ -333,22 +333,15 @@ impl Connection {
                     }
                     return Received::Bytes;
                 }
-                Err(e) => match e.kind() {
-                    ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock => {
-                        stats.reads_empty += 1;
-                        self.flags.clear(Flags::READABLE);
-                        return Received::Nothing;
-                    }
-                    _ if sys::errno::is_shortage(&e) => return Received::Starved,
-                    _ => return Received::Failed(e),
+                Err(e) => match receive_failed(e, &mut self.flags, stats) {
+                    None => {}
+                    Some(received) => return received,
                 },
             }
         }
     }
 
     /// Offers the queue to the kernel until it is empty, the kernel is full or the budget is spent.
-    #[inline]
     pub fn flush(&mut self, stats: &mut Stats, now: Moment) -> Flushed {
         let (Some(output), Some(fd)) = (&mut self.output, &self.fd) else { return Flushed::Empty };
         let mut budget = FLUSH_BUDGET_BYTES;
@@ -381,41 +374,24 @@ impl Connection {
         Flushed::Empty
     }
 
-    /// [`Connection::flush`] for the commonest case: a queue in one piece, of which the kernel takes all. `None`:
-    /// it is not that case, and nothing was done.
-    #[inline]
-    pub fn flush_plain(&mut self, stats: &mut Stats, now: Moment) -> Option<Flushed> {
-        const UNUSUAL: Flags = Flags::SHUTDOWN
-            .or(Flags::GATED)
-            .or(Flags::OWES_LOW)
-            .or(Flags::RELAYED)
-            .or(Flags::ASKS_OUT);
-        if self.phase != Phase::Open || self.flags.has(UNUSUAL) || !self.flags.has(Flags::WRITABLE) {
-            return None;
-        }
-        let (Some(output), Some(fd)) = (&mut self.output, &self.fd) else { return None };
-        let bytes = output.single().filter(|bytes| !bytes.is_empty())?;
-        stats.writes += 1;
-        let offered = bytes.len();
-        match sys::socket::send(fd, bytes) {
+    /// Books what a send(2) of the queue's first piece came to, when that was not all of it.
+    pub fn sent(&mut self, sent: io::Result<usize>, stats: &mut Stats, now: Moment) -> Flushed {
+        let Some(output) = &mut self.output else { return Flushed::Empty };
+        match sent {
             Ok(n) => {
                 stats.bytes_written += n as u64;
                 stats.held -= n as u64;
+                output.advance(n);
                 self.moved = now;
                 self.taken = now;
-                if n == offered {
-                    output.clear();
-                    return Some(Flushed::Empty);
-                }
-                output.advance(n);
                 if !self.flags.has(Flags::TCP) {
-                    return Some(Flushed::More);
+                    return Flushed::More;
                 }
                 self.flags.clear(Flags::WRITABLE);
-                Some(Flushed::Waiting)
+                Flushed::Waiting
             }
-            Err(e) if e.kind() == ErrorKind::Interrupted => Some(Flushed::More),
-            Err(e) => Some(self.send_failed(e, stats)),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Flushed::More,
+            Err(e) => self.send_failed(e, stats),
         }
     }
 
@@ -492,6 +468,22 @@ impl Connection {
     /// Takes what is queued, for a connection that is given away.
     pub fn take_output(&mut self) -> Vec<Bytes> {
         self.output.take().map(|mut output| output.take_pieces()).unwrap_or_default()
+    }
+}
+
+/// `None`: try again.
+#[cold]
+#[inline(never)]
+fn receive_failed(e: io::Error, flags: &mut Flags, stats: &mut Stats) -> Option<Received> {
+    match e.kind() {
+        ErrorKind::Interrupted => None,
+        ErrorKind::WouldBlock => {
+            stats.reads_empty += 1;
+            flags.clear(Flags::READABLE);
+            Some(Received::Nothing)
+        }
+        _ if sys::errno::is_shortage(&e) => Some(Received::Starved),
+        _ => Some(Received::Failed(e)),
     }
 }
 

@@ -170,6 +170,9 @@ impl Sockets {
     }
 
     pub fn flush_dirty_datagrams(&mut self) {
+        if self.dirty_datagrams.is_empty() {
+            return;
+        }
         for token in std::mem::take(&mut self.dirty_datagrams) {
             if let Some(socket) = self.datagram_mut(token) {
                 socket.in_dirty = false;

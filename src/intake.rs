@@ -397,6 +397,7 @@ impl Sockets {
 
     /// Puts a filter under the handler. Input that was read and not consumed counts as the wire's.
     pub fn set_filter(&mut self, token: Token, filter: Box<dyn Filter>) {
+        self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         let wire = take_unread_if(conn, |_| true).unwrap_or_default();
         self.stats.held -= wire.len() as u64;
@@ -470,7 +471,7 @@ impl Sockets {
 }
 
 /// One read into the loop's buffer, for a connection that is [plain](Connection::is_plain).
-#[inline]
+#[inline(always)]
 pub(crate) fn read_plain(conn: &mut Connection, buffer: &mut BytesMut, stats: &mut Stats, now: Moment) -> Received {
     refill(buffer);
     let limit = READ_BYTES.min(conn.options.input_limit);
@@ -482,8 +483,14 @@ pub(crate) fn read_plain(conn: &mut Connection, buffer: &mut BytesMut, stats: &m
 fn refill(buffer: &mut BytesMut) {
     buffer.clear();
     if buffer.capacity() < READ_BYTES {
-        buffer.reserve(READ_BYTES);
+        regain(buffer);
     }
+}
+
+/// The buffer was split or consumed from the front.
+#[inline(never)]
+fn regain(buffer: &mut BytesMut) {
+    buffer.reserve(READ_BYTES);
 }
 
 fn take_unread_if(conn: &mut Connection, test: impl FnOnce(&Connection) -> bool) -> Option<BytesMut> {

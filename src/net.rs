@@ -291,6 +291,7 @@ impl<A: 'static> Net<A> {
     /// handler gets `on_close` with [`CloseReason::Detached`]. What is still in the `input` of a running
     /// `on_data` is the caller's to take along. `None` if the connection is not open, or has a filter.
     pub fn detach(&mut self, token: Token) -> Option<Detached> {
+        self.sockets.spill(token);
         let conn = self.sockets.connection_mut(token)?;
         if conn.phase != Phase::Open || conn.flags.has(Flags::FILTERED.or(Flags::BROKEN)) {
             return None;
@@ -379,7 +380,7 @@ impl<A: 'static> Net<A> {
 
     /// Output of a connection that waits for the kernel, in bytes; 0 for a stale token.
     pub fn queued(&self, token: Token) -> usize {
-        self.sockets.connection(token).map_or(0, Connection::queued)
+        self.sockets.queued(token)
     }
 
     /// Input of a connection that its handler has left unconsumed, in bytes; 0 for a stale token.
@@ -427,6 +428,7 @@ impl<A: 'static> Net<A> {
     /// Changes the options of one connection: marks, limits and times hold from now on, socket options are set.
     /// `false` if the token was stale.
     pub fn options(&mut self, token: Token, change: impl FnOnce(&mut StreamOptions)) -> bool {
+        self.sockets.spill(token);
         let Some(conn) = self.sockets.connection_mut(token) else { return false };
         let before = conn.options.clone();
         change(Rc::make_mut(&mut conn.options));

@@ -45,6 +45,17 @@ impl Sockets {
     /// Queues a copy of `data`.
     #[inline]
     pub fn send_copy(&mut self, token: Token, data: &[u8]) -> Flow {
+        if token == self.own && data.len() < self.scratch_room {
+            self.scratch_room -= data.len();
+            self.scratch.extend_from_slice(data);
+            return Flow::Open;
+        }
+        self.queue_copy(token, data)
+    }
+
+    #[inline(never)]
+    fn queue_copy(&mut self, token: Token, data: &[u8]) -> Flow {
+        self.spill(token);
         const UNUSUAL: Flags = Flags::SHUTDOWN.or(Flags::BROKEN).or(Flags::RELAYED).or(Flags::FILTERED);
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         let queued = conn.queued() + data.len();
@@ -65,6 +76,7 @@ impl Sockets {
 
     /// Queues `data` without copying it.
     pub fn send_shared(&mut self, token: Token, data: Bytes) -> Flow {
+        self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         let queued = conn.queued();
         if !conn.takes_output() {
@@ -89,6 +101,7 @@ impl Sockets {
     /// Queues bytes that are not subject to a filter or to the limits of `send`: what a filter has made, and
     /// what a relay has read.
     pub fn push_raw(&mut self, token: Token, data: &[u8]) {
+        self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         if data.is_empty() || conn.flags.has(Flags::BROKEN) || matches!(conn.phase, Phase::Lingering | Phase::Ended) {
             return;
@@ -98,6 +111,37 @@ impl Sockets {
         }
         conn.output.get_or_insert_with(|| self.pool.take()).push_copy(data);
         self.pushed(token, data.len());
+    }
+
+    /// Output that waits for the kernel, in bytes.
+    pub fn queued(&self, token: Token) -> usize {
+        let scratch = if token == self.own { self.scratch.len() } else { 0 };
+        self.connection(token).map_or(0, |conn| conn.queued() + scratch)
+    }
+
+    /// Something is done to the connection whose callback runs: what it has sent so far joins its queue, and what
+    /// it sends from now on too.
+    #[inline]
+    pub fn spill(&mut self, token: Token) {
+        if token == self.own && self.scratch_room > 0 {
+            self.spill_scratch(token);
+        }
+    }
+
+    #[inline(never)]
+    fn spill_scratch(&mut self, token: Token) {
+        self.scratch_room = 0;
+        if self.scratch.is_empty() {
+            return;
+        }
+        if let Some(conn) = connection_in(&mut self.table, token) {
+            self.stats.held += self.scratch.len() as u64;
+            if conn.output.is_none() {
+                conn.taken = self.now;
+            }
+            conn.output.get_or_insert_with(|| self.pool.take()).push_copy(&self.scratch);
+        }
+        self.scratch.clear();
     }
 
     /// What a send amounts to: counts, marks, eager flush.
@@ -211,8 +255,8 @@ impl Sockets {
     }
 
     /// Offers the queue to the kernel; whether that emptied it.
-    #[inline]
     pub fn flush(&mut self, token: Token) -> bool {
+        self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return false };
         if !matches!(conn.phase, Phase::Open | Phase::Closing) {
             return false;
@@ -256,25 +300,38 @@ impl Sockets {
     /// Flushes after a callback of this connection, and those that were sent slices of the buffer it was lent.
     #[inline]
     pub fn flush_own(&mut self, token: Token) -> After {
-        self.own = Token::NOBODY;
-        if !self.borrowers.is_empty() {
-            self.flush_borrowers();
+        if self.scratch.is_empty() || !self.borrowers.is_empty() {
+            return self.flush_own_unusual(token);
         }
+        // Nothing was done to the connection since it was found to be plain, but for what lies in the scratch.
         let Some(conn) = connection_in(&mut self.table, token) else { return After::Idle };
-        match conn.flush_plain(&mut self.stats, self.now) {
-            Some(Flushed::Empty) => {
-                let readable = conn.flags.has(Flags::READABLE);
-                if let Some(output) = conn.output.take() {
-                    self.pool.put(output);
-                }
-                if readable { After::CompletedReadable } else { After::Completed }
+        let Some(fd) = conn.fd.as_ref().filter(|_| conn.flags.has(Flags::WRITABLE)) else {
+            return self.flush_own_unusual(token);
+        };
+        self.stats.writes += 1;
+        match sys::socket::send(fd, &self.scratch) {
+            Ok(n) if n == self.scratch.len() => {
+                self.stats.bytes_written += n as u64;
+                conn.moved = self.now;
+                self.scratch.clear();
+                self.scratch_room = 0;
+                self.own = Token::NOBODY;
+                if conn.flags.has(Flags::READABLE) { After::CompletedReadable } else { After::Completed }
             }
-            Some(rest) => {
-                self.flush_rest(token, rest);
-                After::Readable
-            }
-            None => self.flush_own_unusual(token),
+            sent => self.flush_own_rest(token, sent),
         }
+    }
+
+    /// The kernel has not taken all of the scratch.
+    #[cold]
+    #[inline(never)]
+    fn flush_own_rest(&mut self, token: Token, sent: io::Result<usize>) -> After {
+        self.spill_scratch(token);
+        self.own = Token::NOBODY;
+        let Some(conn) = connection_in(&mut self.table, token) else { return After::Idle };
+        let rest = conn.sent(sent, &mut self.stats, self.now);
+        self.flush_rest(token, rest);
+        After::Readable
     }
 
     /// Whether `on_write_complete` would be true.
@@ -286,6 +343,12 @@ impl Sockets {
 
     #[inline(never)]
     fn flush_own_unusual(&mut self, token: Token) -> After {
+        self.spill(token);
+        self.own = Token::NOBODY;
+        self.scratch_room = 0;
+        if !self.borrowers.is_empty() {
+            self.flush_borrowers();
+        }
         let Some(conn) = connection_in(&mut self.table, token) else { return After::Idle };
         let nothing = conn.output.is_none() && !conn.flags.has(Flags::SHUTDOWN) && conn.phase != Phase::Closing;
         if !nothing && self.flush(token) && self.is_complete(token) {

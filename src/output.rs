@@ -93,18 +93,6 @@ impl Output {
         }
     }
 
-    /// Forgets everything: the kernel has it.
-    #[inline]
-    pub fn clear(&mut self) {
-        if !self.sealed.is_empty() {
-            self.sealed.clear();
-            self.borrowed = 0;
-        }
-        self.tail.clear();
-        self.tail_taken = 0;
-        self.queued = 0;
-    }
-
     /// Copies every piece that lies within `borrowed` (addresses of the read buffer) into memory of its own.
     ///
     /// Without it a one-kilobyte reply could keep a read buffer of 64 KiB alive, and the limits, which count

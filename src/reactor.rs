@@ -223,6 +223,9 @@ impl<A: 'static> Reactor<A> {
     // ── 4 timers ─────────────────────────────────────────────────────────────────────────────────────────────
 
     fn run_timers(&mut self) {
+        if self.net.sockets.timers.is_empty() {
+            return;
+        }
         let now = self.net.sockets.now;
         for _ in 0..self.net.closure_budget {
             let Some(expired) = self.net.sockets.timers.expire(now) else { return };
@@ -289,7 +292,7 @@ impl<A: 'static> Reactor<A> {
             index += 1;
             match self.net.sockets.note(token, readiness, &mut self.read_buffer) {
                 Served::Nobody => {}
-                Served::Data => self.deliver_and_serve(token),
+                Served::Data => self.deliver_plain(token),
                 Served::Connection => self.serve(token),
                 Served::Listener => self.accept(token),
                 Served::Datagram => self.receive_datagrams(token),
@@ -310,11 +313,43 @@ impl<A: 'static> Reactor<A> {
 
     /// The commonest event: input that was read already; seldom is there more behind it.
     #[inline]
-    fn deliver_and_serve(&mut self, token: Token) {
-        match self.deliver(token, false) {
-            After::Idle | After::Completed => {}
-            After::Readable | After::CompletedReadable => self.serve_within(token, 1),
+    fn deliver_plain(&mut self, token: Token) {
+        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
+        self.running = token;
+        self.net.sockets.lend(token, addresses(&self.read_buffer));
+        handler.on_data(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &mut self.read_buffer);
+        if !self.read_buffer.is_empty() || !self.net.newborn.is_empty() {
+            return self.deliver_rest(token);
         }
+        match self.net.sockets.flush_own(token) {
+            After::Completed => {
+                handler.on_write_complete(&mut Ctx { app: &mut self.app, net: &mut self.net, token });
+                self.running = Token::NOBODY;
+                if !self.net.newborn.is_empty() {
+                    self.adopt_newborn();
+                }
+            }
+            After::Idle => self.running = Token::NOBODY,
+            after => self.serve_on(token, after),
+        }
+    }
+
+    /// The handler has left input, or another handler is to take its place.
+    #[inline(never)]
+    fn deliver_rest(&mut self, token: Token) {
+        self.running = Token::NOBODY;
+        self.net.sockets.put_back(token, &mut self.read_buffer, false, false);
+        let after = self.after_callback(token);
+        self.serve_on(token, after);
+    }
+
+    #[inline(never)]
+    fn serve_on(&mut self, token: Token, after: After) {
+        self.running = Token::NOBODY;
+        if after == After::CompletedReadable {
+            self.write_completed(token);
+        }
+        self.serve_within(token, 1);
     }
 
     /// Tells a connection's handler what is to be told, until nothing is or its budget is spent.
@@ -390,11 +425,13 @@ impl<A: 'static> Reactor<A> {
         if !self.net.newborn.is_empty() {
             self.adopt_newborn();
         }
-        let after = self.net.sockets.flush_own(token);
-        if matches!(after, After::Completed | After::CompletedReadable) {
-            self.write_completed(token);
+        match self.net.sockets.flush_own(token) {
+            After::Completed | After::CompletedReadable => {
+                self.write_completed(token);
+                After::Readable
+            }
+            after => after,
         }
-        after
     }
 
     /// What `on_write_complete` sends is flushed when the turn settles, so that a handler that always sends more
@@ -540,6 +577,9 @@ impl<A: 'static> Reactor<A> {
 
     /// Puts handlers in their places that were made inside callbacks, when the place may have been borrowed.
     fn adopt_newborn(&mut self) {
+        if self.net.newborn.is_empty() {
+            return;
+        }
         for (token, newborn) in self.net.newborn.drain(..) {
             match newborn {
                 Newborn::Connection(handler) => self.handlers.insert(token, handler),
@@ -562,7 +602,7 @@ impl<A: 'static> Reactor<A> {
         log::warn!("{token}: aborted, since its callback panicked");
         self.adopt_newborn();
         drop(self.handlers.take(token));
-        self.net.sockets.own = Token::NOBODY;
+        self.net.sockets.forget_callback();
         self.net.sockets.abort(token);
     }
 

@@ -34,6 +34,8 @@ impl Sockets {
                     && !conn.flags.has(Flags::RELAYED.or(Flags::SHUTDOWN).or(Flags::BROKEN))
             })
         };
+        self.spill(a);
+        self.spill(b);
         if a == b || !joinable(self, a) || !joinable(self, b) {
             return false;
         }

@@ -127,6 +127,12 @@ pub(crate) struct Sockets {
     pub closed: Vec<Token>,
     /// Whose callback is running; it is flushed when that returns, so it need not stand in `dirty`.
     pub own: Token,
+    /// What that connection has sent in this callback and nothing has come after: written straight from here when
+    /// the callback returns, which is the life of nearly every message.
+    pub scratch: Vec<u8>,
+    /// How much more `scratch` takes without a mark to think of; 0 when the connection has a queue already, or
+    /// something has been done to it since.
+    pub scratch_room: usize,
     /// Addresses of the buffer lent to that callback: what is sent out of it must be gone, or copied, before
     /// the next read.
     pub lent: Range<usize>,
@@ -160,6 +166,8 @@ impl Sockets {
             graveyard: Vec::new(),
             closed: Vec::new(),
             own: Token::NOBODY,
+            scratch: Vec::new(),
+            scratch_room: 0,
             lent: 0..0,
             borrowers: Vec::new(),
             spare: Some(sys::fd::spare()?),
@@ -187,7 +195,7 @@ impl Sockets {
     ///
     /// The commonest case is an open connection with nothing out of the ordinary: that is read at once, into
     /// `buffer`.
-    #[inline]
+    #[inline(always)]
     pub fn note(&mut self, token: Token, readiness: Readiness, buffer: &mut BytesMut) -> Served {
         self.stats.events += 1;
         let Some(source) = self.table.get_mut(token) else {
@@ -198,10 +206,12 @@ impl Sockets {
             Source::Connection(conn) => {
                 conn.note(readiness);
                 if conn.is_plain() {
-                    return match read_plain(conn, buffer, &mut self.stats, self.now) {
-                        Received::Bytes => Served::Data,
-                        other => self.read_ended_early(token, other),
-                    };
+                    let received = read_plain(conn, buffer, &mut self.stats, self.now);
+                    if matches!(received, Received::Bytes) {
+                        self.scratch_room = conn.quiet;
+                        return Served::Data;
+                    }
+                    return self.read_ended_early(token, received);
                 }
                 self.note_unusual(token, readiness)
             }
@@ -218,6 +228,13 @@ impl Sockets {
             }
             Source::Bell(bell) => Served::Bell(*bell),
         }
+    }
+
+    /// The callback that ran has panicked: what it sent is forgotten.
+    pub fn forget_callback(&mut self) {
+        self.own = Token::NOBODY;
+        self.scratch.clear();
+        self.scratch_room = 0;
     }
 
     #[inline(never)]
@@ -309,6 +326,7 @@ impl Sockets {
 
     /// Our half ends once everything queued is sent.
     pub fn shutdown(&mut self, token: Token) {
+        self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         if !conn.takes_output() {
             return;
@@ -330,6 +348,7 @@ impl Sockets {
 
     /// Ends both halves once everything queued is sent; the handler hears `on_close` and nothing else.
     pub fn close(&mut self, token: Token) {
+        self.spill(token);
         let Some(source) = self.table.get_mut(token) else { return };
         match &mut **source {
             Source::Connection(conn) => match conn.phase {
@@ -348,6 +367,7 @@ impl Sockets {
 
     /// Ends the connection now with an RST.
     pub fn abort(&mut self, token: Token) {
+        self.spill(token);
         match self.connection(token).map(|conn| conn.phase) {
             Some(Phase::Lingering) => self.finish_lingering(token),
             Some(_) => self.end(token, CloseReason::Aborted),
@@ -451,6 +471,7 @@ impl Sockets {
 
     /// The connection is over. `on_close` follows in this turn, or in the next one if the turn has settled.
     pub fn end(&mut self, token: Token, reason: CloseReason) {
+        self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         if matches!(conn.phase, Phase::Lingering | Phase::Ended) {
             return;
@@ -762,6 +783,7 @@ impl Sockets {
     /// A connection's callback begins: it will be flushed when that returns, and `lent` is its buffer.
     #[inline]
     pub fn lend(&mut self, token: Token, lent: Range<usize>) {
+        debug_assert!(self.scratch.is_empty(), "the callback before this one was flushed");
         self.own = token;
         self.lent = lent;
     }

@@ -23,33 +23,42 @@ use std::fmt;
 /// as its user data. A token means nothing to another reactor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token {
-    slot: u32,
-    generation: u32,
+    /// The generation above, the slot below: one number to compare, and what epoll carries.
+    bits: u64,
 }
 
 impl Token {
     /// Names no socket: the table never gets as far as this slot.
-    pub(crate) const NOBODY: Token = Token { slot: u32::MAX, generation: u32::MAX };
+    pub(crate) const NOBODY: Token = Token { bits: u64::MAX };
 
     #[inline]
     pub(crate) fn from_bits(bits: u64) -> Token {
-        Token { slot: bits as u32, generation: (bits >> 32) as u32 }
+        Token { bits }
     }
 
     #[inline]
     pub(crate) fn bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.slot)
+        self.bits
     }
 
     #[inline]
     pub(crate) fn slot(self) -> usize {
-        self.slot as usize
+        self.bits as u32 as usize
+    }
+
+    fn new(slot: u32, generation: u32) -> Token {
+        Token { bits: u64::from(generation) << 32 | u64::from(slot) }
+    }
+
+    #[inline]
+    fn generation(self) -> u32 {
+        (self.bits >> 32) as u32
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}·{}", self.slot, self.generation)
+        write!(f, "{}·{}", self.slot(), self.generation())
     }
 }
 
@@ -96,20 +105,20 @@ impl<T> Table<T> {
             let slot = u32::try_from(self.slots.len()).expect("fewer than 2^32 slots");
             assert!(slot != NONE, "fewer than 2^32 - 1 slots");
             self.slots.push(Slot { generation: 0, next_vacant: NONE, value: Some(value) });
-            return Token { slot, generation: 0 };
+            return Token::new(slot, 0);
         }
         let index = self.first_vacant;
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.value.is_none(), "a slot on the vacant list is vacant");
         self.first_vacant = slot.next_vacant;
         slot.value = Some(value);
-        Token { slot: index, generation: slot.generation }
+        Token::new(index, slot.generation)
     }
 
     /// Vacates the slot, so that `token` is stale from now on. `None` if it was stale already.
     pub fn remove(&mut self, token: Token) -> Option<T> {
         let slot = self.slots.get_mut(token.slot())?;
-        if slot.generation != token.generation {
+        if slot.generation != token.generation() {
             return None;
         }
         let value = slot.value.take()?;
@@ -119,7 +128,7 @@ impl<T> Table<T> {
         if let Some(next) = slot.generation.checked_add(1) {
             slot.generation = next;
             slot.next_vacant = self.first_vacant;
-            self.first_vacant = token.slot;
+            self.first_vacant = token.slot() as u32;
         }
         Some(value)
     }
@@ -127,7 +136,7 @@ impl<T> Table<T> {
     #[inline]
     pub fn get(&self, token: Token) -> Option<&T> {
         match self.slots.get(token.slot()) {
-            Some(slot) if slot.generation == token.generation => slot.value.as_ref(),
+            Some(slot) if slot.generation == token.generation() => slot.value.as_ref(),
             _ => None,
         }
     }
@@ -135,7 +144,7 @@ impl<T> Table<T> {
     #[inline]
     pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         match self.slots.get_mut(token.slot()) {
-            Some(slot) if slot.generation == token.generation => slot.value.as_mut(),
+            Some(slot) if slot.generation == token.generation() => slot.value.as_mut(),
             _ => None,
         }
     }
@@ -147,7 +156,7 @@ impl<T> Table<T> {
     /// Every occupant, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
-            let token = Token { slot: index as u32, generation: slot.generation };
+            let token = Token::new(index as u32, slot.generation);
             slot.value.as_ref().map(|value| (token, value))
         })
     }
@@ -177,7 +186,7 @@ mod tests {
         let mut table = Table::default();
         let first = table.insert(0);
         table.slots[first.slot()].generation = u32::MAX;
-        let last = Token { slot: first.slot, generation: u32::MAX };
+        let last = Token::new(first.slot() as u32, u32::MAX);
         assert_eq!(table.remove(last), Some(0));
         assert_eq!(table.get(last), None);
         assert_eq!(table.remove(last), None);
@@ -187,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_trip_through_the_kernels_user_data() {
-        let token = Token { slot: 0xdead_beef, generation: 0x0123_4567 };
+        let token = Token::new(0xdead_beef, 0x0123_4567);
         assert_eq!(Token::from_bits(token.bits()), token);
     }
 
