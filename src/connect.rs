@@ -169,7 +169,9 @@ impl Sockets {
                 Ok(()) => return,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     // A Unix listener whose backlog is full says so at once and by no event: come back.
-                    if let Some(attempt) = connection_in(&mut self.table, token).and_then(|conn| conn.extras().attempt.as_mut()) {
+                    if let Some(attempt) =
+                        connection_in(&mut self.table, token).and_then(|conn| conn.extras().attempt.as_mut())
+                    {
                         attempt.remaining.push_front(address);
                     }
                     return self.retry_later(token);

@@ -278,6 +278,10 @@ impl Connection {
     /// Remembers what the kernel said.
     #[inline]
     pub fn note(&mut self, readiness: Readiness) {
+        if readiness == Readiness::INPUT_AND_ROOM {
+            // A connection that has room is told so with every input.
+            return self.flags.set(Flags::READABLE.or(Flags::WRITABLE));
+        }
         if readiness.readable() {
             self.flags.set(Flags::READABLE);
         }

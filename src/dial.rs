@@ -191,7 +191,9 @@ mod tests {
     #[test]
     fn waits_double_up_to_the_cap_and_are_shortened_by_no_more_than_the_jitter() {
         let mut dialer = dialer(DialOptions::new());
-        for (failures, full_ms) in [(1, 100), (2, 200), (3, 400), (8, 12_800), (9, 25_600), (10, 30_000), (1000, 30_000)] {
+        for (failures, full_ms) in
+            [(1, 100), (2, 200), (3, 400), (8, 12_800), (9, 25_600), (10, 30_000), (1000, 30_000)]
+        {
             dialer.failures = failures;
             for _ in 0..100 {
                 let delay = dialer.next_delay();

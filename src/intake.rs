@@ -503,4 +503,3 @@ pub(crate) fn addresses(buffer: &BytesMut) -> std::ops::Range<usize> {
     let start = buffer.as_ptr() as usize;
     start..start + buffer.capacity()
 }
-

@@ -101,8 +101,7 @@ fn listening_socket(address: &Address, options: &ListenOptions) -> io::Result<Fd
 fn is_left_behind(address: &Address) -> bool {
     let Address::Path(_) = address else { return false };
     let refused = |e: io::Error| e.kind() == ErrorKind::ConnectionRefused;
-    sys::socket::stream(address.family())
-        .is_ok_and(|probe| sys::socket::connect(&probe, address).is_err_and(refused))
+    sys::socket::stream(address.family()).is_ok_and(|probe| sys::socket::connect(&probe, address).is_err_and(refused))
 }
 
 impl Sockets {

@@ -21,8 +21,8 @@ use crate::poller::Interest;
 use crate::signal::Signals;
 use crate::sockets::{Bell, Due, Sockets, Source};
 use crate::stats::Stats;
-use crate::sys::datagram::{Interface, Received};
 use crate::sys::clock::Moment;
+use crate::sys::datagram::{Interface, Received};
 use crate::sys::{self, Address, Fd, TcpInfo, ToAddress};
 use crate::timer::TimerId;
 use crate::token::{Table, Token};
@@ -215,7 +215,12 @@ impl<A: 'static> Net<A> {
     }
 
     /// [`connect`](Net::connect) with options.
-    pub fn connect_with(&mut self, target: impl Into<Target>, options: StreamOptions, handler: impl Handler<A>) -> Token {
+    pub fn connect_with(
+        &mut self,
+        target: impl Into<Target>,
+        options: StreamOptions,
+        handler: impl Handler<A>,
+    ) -> Token {
         self.connect_sharing(target.into(), Rc::new(options), Box::new(handler))
     }
 
@@ -231,7 +236,10 @@ impl<A: 'static> Net<A> {
         match target {
             Target::Addresses(addresses) => self.sockets.connect_to(token, addresses),
             Target::Invalid(text) => {
-                let e = io::Error::new(io::ErrorKind::InvalidInput, format!("{text:?} is neither an address nor host:port"));
+                let e = io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{text:?} is neither an address nor host:port"),
+                );
                 self.sockets.connect_failed(token, e);
             }
             Target::Name { host, port } => {
@@ -483,7 +491,11 @@ impl<A: 'static> Net<A> {
     ///
     /// # Errors
     /// Those of socket(2), setsockopt(2), bind(2) and epoll_ctl(2).
-    pub fn udp(&mut self, addr: impl ToAddress, receiver: impl FnMut(&mut Ctx<'_, A>, Received<'_>) + 'static) -> io::Result<Token> {
+    pub fn udp(
+        &mut self,
+        addr: impl ToAddress,
+        receiver: impl FnMut(&mut Ctx<'_, A>, Received<'_>) + 'static,
+    ) -> io::Result<Token> {
         self.udp_with(addr, UdpOptions::default(), receiver)
     }
 
@@ -620,7 +632,9 @@ impl<A: 'static> Net<A> {
             return;
         }
         let timers = &mut self.sockets.timers;
-        let Some(Source::Connection(conn)) = self.sockets.table.get_mut(token).map(|source| &mut **source) else { return };
+        let Some(Source::Connection(conn)) = self.sockets.table.get_mut(token).map(|source| &mut **source) else {
+            return;
+        };
         let keyed = &mut conn.extras().keyed;
         match keyed.iter().find(|(armed, _)| *armed == key) {
             Some((_, id)) => {

@@ -275,7 +275,8 @@ impl Sockets {
                     self.pool.put(output);
                 }
                 let flags = conn.flags;
-                if flags.has(Flags::SHUTDOWN.or(Flags::GATED).or(Flags::OWES_LOW).or(Flags::RELAYED).or(Flags::ASKS_OUT))
+                if flags
+                    .has(Flags::SHUTDOWN.or(Flags::GATED).or(Flags::OWES_LOW).or(Flags::RELAYED).or(Flags::ASKS_OUT))
                     || conn.phase != Phase::Open
                 {
                     self.fell(token);
@@ -336,9 +337,8 @@ impl Sockets {
 
     /// Whether `on_write_complete` would be true.
     pub fn is_complete(&self, token: Token) -> bool {
-        self.connection(token).is_some_and(|conn| {
-            conn.phase == Phase::Open && conn.queued() == 0 && !conn.flags.has(Flags::RELAYED)
-        })
+        self.connection(token)
+            .is_some_and(|conn| conn.phase == Phase::Open && conn.queued() == 0 && !conn.flags.has(Flags::RELAYED))
     }
 
     #[inline(never)]

@@ -44,6 +44,9 @@ impl Interest {
 pub(crate) struct Readiness(u32);
 
 impl Readiness {
+    /// What nearly every event says.
+    pub const INPUT_AND_ROOM: Readiness = Readiness(epoll::IN | epoll::OUT);
+
     #[inline]
     pub fn readable(self) -> bool {
         self.0 & (epoll::IN | epoll::PRI | epoll::RDHUP | epoll::HUP | epoll::ERR) != 0

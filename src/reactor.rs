@@ -20,17 +20,17 @@
 //! The panic of a callback unwinds through here. All state lives in fields, never in locals that would be lost,
 //! so the loop can go on; the connection whose callback it was is aborted when the next turn begins.
 
+use crate::connection::Flags;
 use crate::handler::{CloseReason, Ctx, Handler, Loop};
 use crate::intake::{READ_BYTES, Step, addresses};
 use crate::listener::Accepted;
-use crate::outflow::After;
 use crate::net::{Acceptor, Alarm, Deferred, Mail, Net, Newborn, Receiver};
 use crate::options::ReactorOptions;
+use crate::outflow::After;
 use crate::sockets::{Bell, Due, Served, Stopping};
-use crate::connection::Flags;
-use crate::sys::datagram::Inbox;
 use crate::sys;
 use crate::sys::clock::Moment;
+use crate::sys::datagram::Inbox;
 use crate::timer::TimerId;
 use crate::token::Token;
 use bytes::BytesMut;
@@ -195,9 +195,9 @@ impl<A: 'static> Reactor<A> {
     fn count_busy(&mut self, before: Moment) {
         let stats = &mut self.net.sockets.stats;
         if stats.turns > 0 {
-            let busy = before.since(self.net.sockets.now);
-            stats.total_busy += busy;
-            stats.worst_turn = stats.worst_turn.max(busy);
+            let busy_ns = before.nanos() - self.net.sockets.now.nanos();
+            stats.total_busy_ns += busy_ns;
+            stats.worst_turn_ns = stats.worst_turn_ns.max(busy_ns);
         }
     }
 
@@ -229,7 +229,7 @@ impl<A: 'static> Reactor<A> {
         let now = self.net.sockets.now;
         for _ in 0..self.net.closure_budget {
             let Some(expired) = self.net.sockets.timers.expire(now) else { return };
-            self.count_lag(now.since(expired.deadline));
+            self.count_lag(now.nanos() - expired.deadline.nanos());
             match self.net.sockets.timers.get(expired.id).copied() {
                 Some(Due::Closure(key)) => self.ring_alarm(expired.id, expired.deadline, key),
                 Some(Due::Keyed(token, key)) => {
@@ -243,11 +243,11 @@ impl<A: 'static> Reactor<A> {
         }
     }
 
-    fn count_lag(&mut self, lag: Duration) {
+    fn count_lag(&mut self, lag_ns: u64) {
         let stats = &mut self.net.sockets.stats;
         stats.timers += 1;
-        stats.total_timer_lag += lag;
-        stats.worst_timer_lag = stats.worst_timer_lag.max(lag);
+        stats.total_timer_lag_ns += lag_ns;
+        stats.worst_timer_lag_ns = stats.worst_timer_lag_ns.max(lag_ns);
     }
 
     fn ring_alarm(&mut self, id: TimerId, deadline: Moment, key: usize) {
@@ -325,9 +325,7 @@ impl<A: 'static> Reactor<A> {
             After::Completed => {
                 handler.on_write_complete(&mut Ctx { app: &mut self.app, net: &mut self.net, token });
                 self.running = Token::NOBODY;
-                if !self.net.newborn.is_empty() {
-                    self.adopt_newborn();
-                }
+                self.adopt_newborn();
             }
             After::Idle => self.running = Token::NOBODY,
             after => self.serve_on(token, after),
@@ -422,9 +420,7 @@ impl<A: 'static> Reactor<A> {
     /// One write for all that the callback sent.
     #[inline]
     fn after_callback(&mut self, token: Token) -> After {
-        if !self.net.newborn.is_empty() {
-            self.adopt_newborn();
-        }
+        self.adopt_newborn();
         match self.net.sockets.flush_own(token) {
             After::Completed | After::CompletedReadable => {
                 self.write_completed(token);
@@ -442,9 +438,7 @@ impl<A: 'static> Reactor<A> {
         self.running = token;
         handler.on_write_complete(&mut Ctx { app: &mut self.app, net: &mut self.net, token });
         self.running = Token::NOBODY;
-        if !self.net.newborn.is_empty() {
-            self.adopt_newborn();
-        }
+        self.adopt_newborn();
     }
 
     fn accept(&mut self, listener: Token) {
@@ -499,10 +493,11 @@ impl<A: 'static> Reactor<A> {
     // ── 6 settle ─────────────────────────────────────────────────────────────────────────────────────────────
 
     fn settle(&mut self) {
-        self.adopt_newborn();
-        if !self.net.deferred.is_empty() {
-            self.run_deferred();
+        if !self.net.has_work() && !self.net.sockets.is_over_budget() {
+            return;
         }
+        self.adopt_newborn();
+        self.run_deferred();
         if self.net.sockets.is_stopping() {
             self.carry_out_stop();
         }
@@ -566,6 +561,9 @@ impl<A: 'static> Reactor<A> {
     // ── 7 reap ───────────────────────────────────────────────────────────────────────────────────────────────
 
     fn reap(&mut self) {
+        if !self.net.sockets.has_bodies() {
+            return;
+        }
         for token in self.net.sockets.closed.drain(..) {
             self.handlers.listeners.remove(&token);
             self.handlers.datagrams.remove(&token);
@@ -576,10 +574,15 @@ impl<A: 'static> Reactor<A> {
     // ── Helpers of more than one phase ───────────────────────────────────────────────────────────────────────
 
     /// Puts handlers in their places that were made inside callbacks, when the place may have been borrowed.
+    #[inline]
     fn adopt_newborn(&mut self) {
-        if self.net.newborn.is_empty() {
-            return;
+        if !self.net.newborn.is_empty() {
+            self.adopt_all_newborn();
         }
+    }
+
+    #[inline(never)]
+    fn adopt_all_newborn(&mut self) {
         for (token, newborn) in self.net.newborn.drain(..) {
             match newborn {
                 Newborn::Connection(handler) => self.handlers.insert(token, handler),

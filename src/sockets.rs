@@ -141,7 +141,8 @@ pub(crate) struct Sockets {
     /// Kept against EMFILE: see `listener.rs`.
     pub spare: Option<Fd>,
     pub stopping: Stopping,
-    memory_budget: Option<usize>,
+    /// No limit is a limit that cannot be reached.
+    memory_budget: u64,
     stop_timeout: Duration,
     /// What `options` starts from; shared by all that set nothing.
     pub default_stream: Rc<StreamOptions>,
@@ -172,7 +173,7 @@ impl Sockets {
             borrowers: Vec::new(),
             spare: Some(sys::fd::spare()?),
             stopping: Stopping::No,
-            memory_budget: options.memory_budget,
+            memory_budget: options.memory_budget.map_or(u64::MAX, |bytes| bytes as u64),
             stop_timeout: options.stop_timeout,
             default_stream: Rc::new(StreamOptions::default()),
         })
@@ -202,31 +203,32 @@ impl Sockets {
             self.stats.stale_events += 1;
             return Served::Nobody;
         };
-        match &mut **source {
-            Source::Connection(conn) => {
-                conn.note(readiness);
-                if conn.is_plain() {
-                    let received = read_plain(conn, buffer, &mut self.stats, self.now);
-                    if matches!(received, Received::Bytes) {
-                        self.scratch_room = conn.quiet;
-                        return Served::Data;
-                    }
-                    return self.read_ended_early(token, received);
-                }
-                self.note_unusual(token, readiness)
-            }
-            Source::Listener(listener) if listener.is_closed() => Served::Nobody,
-            Source::Listener(_) => Served::Listener,
-            Source::Datagram(socket) if socket.is_closed() => Served::Nobody,
-            Source::Datagram(socket) => {
-                let writable = readiness.writable();
+        let Source::Connection(conn) = &mut **source else { return self.note_other(token, readiness) };
+        conn.note(readiness);
+        if !conn.is_plain() {
+            return self.note_unusual(token, readiness);
+        }
+        let received = read_plain(conn, buffer, &mut self.stats, self.now);
+        if matches!(received, Received::Bytes) {
+            self.scratch_room = conn.quiet;
+            return Served::Data;
+        }
+        self.read_ended_early(token, received)
+    }
+
+    #[inline(never)]
+    fn note_other(&mut self, token: Token, readiness: Readiness) -> Served {
+        match self.table.get_mut(token).map(|source| &mut **source) {
+            Some(Source::Listener(listener)) if !listener.is_closed() => Served::Listener,
+            Some(Source::Datagram(socket)) if !socket.is_closed() => {
                 socket.note(readiness);
-                if writable {
+                if readiness.writable() {
                     self.flush_datagrams(token);
                 }
                 Served::Datagram
             }
-            Source::Bell(bell) => Served::Bell(*bell),
+            Some(Source::Bell(bell)) => Served::Bell(*bell),
+            _ => Served::Nobody,
         }
     }
 
@@ -567,8 +569,7 @@ impl Sockets {
 
     /// Ends the biggest holders until the loop's memory is within its budget.
     pub fn enforce_memory_budget(&mut self) {
-        let Some(budget) = self.memory_budget else { return };
-        if self.stats.held <= budget as u64 {
+        if !self.is_over_budget() {
             return;
         }
         let mut holders: Vec<(usize, Token)> = self
@@ -580,7 +581,7 @@ impl Sockets {
             })
             .collect();
         holders.sort_unstable();
-        while self.stats.held > budget as u64
+        while self.is_over_budget()
             && let Some((_, token)) = holders.pop()
         {
             self.end(token, CloseReason::Memory);
@@ -788,7 +789,20 @@ impl Sockets {
         self.lent = lent;
     }
 
+    /// Whether something is to be released.
+    #[inline]
+    pub fn has_bodies(&self) -> bool {
+        !self.reaped.is_empty() || !self.graveyard.is_empty()
+    }
+
+    /// Whether the loop holds more than it may.
+    #[inline]
+    pub fn is_over_budget(&self) -> bool {
+        self.stats.held > self.memory_budget
+    }
+
     /// Whether something waits that no event will announce.
+    #[inline]
     pub fn has_work(&self) -> bool {
         !self.ready.is_empty()
             || !self.dirty.is_empty()

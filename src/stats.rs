@@ -3,8 +3,6 @@
 //! A counter costs one addition where the thing happens, so there is no switch to turn them on and no build
 //! without them. All count from the start of the reactor; subtract two copies for a rate.
 
-use std::time::Duration;
-
 /// Counters of one reactor, read through [`Net::stats`](crate::Net::stats).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -57,12 +55,12 @@ pub struct Stats {
     pub peak_queued: u64,
     /// Bytes queued for output or left unconsumed, on all connections, now.
     pub held: u64,
-    /// Latest that a timer ran after its deadline.
-    pub worst_timer_lag: Duration,
-    /// How late timers ran, in sum: divide by `timers`.
-    pub total_timer_lag: Duration,
-    /// Longest turn, from waking to the next wait: how long everybody else had to wait.
-    pub worst_turn: Duration,
-    /// Time spent outside the wait, in sum.
-    pub total_busy: Duration,
+    /// Latest that a timer ran after its deadline, in nanoseconds.
+    pub worst_timer_lag_ns: u64,
+    /// How late timers ran, in sum, in nanoseconds: divide by `timers`.
+    pub total_timer_lag_ns: u64,
+    /// Longest turn, from waking to the next wait, in nanoseconds: how long everybody else had to wait.
+    pub worst_turn_ns: u64,
+    /// Time spent outside the wait, in sum, in nanoseconds.
+    pub total_busy_ns: u64,
 }

@@ -243,6 +243,9 @@ impl<T> Wheel<T> {
     /// wheel wakes for nothing, at most once for each deadline it was ever given. It is not later than the last `now`
     /// given to [`Wheel::expire`] only if a timer is due.
     pub fn next_deadline(&self) -> Option<Moment> {
+        if self.len == 0 {
+            return None;
+        }
         let due = &self.buckets[usize::from(DUE)];
         if due.head != NONE {
             return Some(Moment::from_nanos(due.earliest));
