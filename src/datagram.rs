@@ -13,6 +13,7 @@ use crate::poller::{Interest, Readiness};
 use crate::sockets::{Due, Sockets, Source};
 use crate::sys::datagram::{self, BATCH_LIMIT, Inbox, Outgoing};
 use crate::sys::errno::{DatagramError, classify_datagram};
+use crate::sys::socket::Family;
 use crate::sys::{self, Address, Fd};
 use crate::timer::TimerId;
 use crate::token::Token;
@@ -28,6 +29,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct DatagramSocket {
     fd: Fd,
+    family: Family,
     options: UdpOptions,
     queue: VecDeque<Packet>,
     /// The kernel was full when last asked.
@@ -49,13 +51,16 @@ pub(crate) struct Packet {
     pub from: Option<IpAddr>,
 }
 
-/// Whether a datagram was taken: see [`Net::send_to`](crate::Net::send_to).
+/// Whether a datagram was let into the queue: see [`Net::send_to`](crate::Net::send_to).
+///
+/// There is no mark to heed and no call to wait for, as there is with [`Flow`](crate::Flow): what is not admitted
+/// is lost, as on the way any datagram may be, and
+/// [`datagrams_dropped`](crate::Stats::datagrams_dropped) counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a datagram that was not taken is lost"]
-pub enum Datagrams {
-    /// Queued; it goes out when the turn settles, as far as the network has it.
-    Taken,
-    /// Not taken: as many as the limit allows wait already.
+pub enum Admission {
+    /// Queued: it is offered to the kernel when the turn settles, and dropped if the kernel will never have it.
+    Queued,
+    /// Not taken: as many as [`UdpOptions::queue_limit`](crate::UdpOptions::queue_limit) allows wait already.
     Full,
     /// Not taken: the socket is gone.
     Closed,
@@ -99,6 +104,7 @@ impl Sockets {
         sys::socket::bind(&fd, address)?;
         let socket = DatagramSocket {
             fd,
+            family,
             options,
             queue: VecDeque::new(),
             waits: false,
@@ -137,6 +143,19 @@ impl Sockets {
         self.datagram(token).filter(|socket| !socket.closed).map(|socket| &socket.fd)
     }
 
+    /// How multicast leaves through a socket, set by one of the functions of `sys` that do so.
+    pub fn set_multicast<T>(
+        &self,
+        token: Token,
+        set: impl FnOnce(&Fd, Family, T) -> io::Result<()>,
+        value: T,
+    ) -> io::Result<()> {
+        match self.datagram(token).filter(|socket| !socket.closed) {
+            Some(socket) => set(&socket.fd, socket.family, value),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Fills `inbox` with what waits, within the budget; how many came.
     pub fn receive_datagrams(&mut self, token: Token, inbox: &mut Inbox) -> usize {
         let Some(socket) = self.datagram(token).filter(|socket| !socket.closed) else { return 0 };
@@ -155,18 +174,18 @@ impl Sockets {
         0
     }
 
-    pub fn send_datagram(&mut self, token: Token, packet: Packet) -> Datagrams {
-        let Some(socket) = self.datagram_mut(token).filter(|socket| !socket.closed) else { return Datagrams::Closed };
+    pub fn send_datagram(&mut self, token: Token, packet: Packet) -> Admission {
+        let Some(socket) = self.datagram_mut(token).filter(|socket| !socket.closed) else { return Admission::Closed };
         if socket.queue.len() >= socket.options.queue_limit {
             self.stats.datagrams_dropped += 1;
-            return Datagrams::Full;
+            return Admission::Full;
         }
         socket.queue.push_back(packet);
         if !socket.in_dirty {
             socket.in_dirty = true;
             self.dirty_datagrams.push(token);
         }
-        Datagrams::Taken
+        Admission::Queued
     }
 
     pub fn flush_dirty_datagrams(&mut self) {

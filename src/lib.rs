@@ -93,7 +93,7 @@ mod workers;
 
 pub use bytes::{Bytes, BytesMut};
 pub use connect::Target;
-pub use datagram::Datagrams;
+pub use datagram::Admission;
 pub use dial::DialToken;
 pub use filter::Filter;
 pub use handler::{CloseReason, Ctx, Flow, Handler, Loop, Payload};

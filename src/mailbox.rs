@@ -41,7 +41,7 @@
 
 use crate::sys::{Fd, event};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{io, mem};
 
@@ -60,6 +60,7 @@ pub(crate) fn mailbox<T: Send>(capacity: usize) -> io::Result<(Sender<T>, Inbox<
         post: Mutex::new(Post { queue: VecDeque::new(), gone: false }),
         waiting: AtomicUsize::new(0),
         peak: AtomicUsize::new(0),
+        rings: AtomicU64::new(0),
         asleep: AtomicBool::new(true),
         capacity,
         bell: event::create()?,
@@ -99,6 +100,8 @@ struct Shared<T> {
     waiting: AtomicUsize,
     /// The highest `waiting` ever; written only under the lock.
     peak: AtomicUsize,
+    /// Writes to the bell, for the statistics.
+    rings: AtomicU64,
     /// The loop sleeps, or is about to, and nobody has rung yet.
     asleep: AtomicBool,
     capacity: usize,
@@ -215,6 +218,11 @@ impl<T> Inbox<T> {
     pub fn peak_len(&self) -> usize {
         self.shared.peak.load(Ordering::Relaxed)
     }
+
+    /// How often a post has rung the bell: at most once for each sleep.
+    pub fn rings(&self) -> u64 {
+        self.shared.rings.load(Ordering::Relaxed)
+    }
 }
 
 impl<T> Drop for Inbox<T> {
@@ -257,6 +265,8 @@ impl<T> Shared<T> {
         if !self.asleep.load(Ordering::SeqCst) || !self.asleep.swap(false, Ordering::SeqCst) {
             return;
         }
+        // Counted first, so that whoever is woken finds it counted.
+        self.rings.fetch_add(1, Ordering::Relaxed);
         while let Err(error) = event::ring(&self.bell) {
             if error.kind() != io::ErrorKind::Interrupted {
                 // No errno of an eventfd's write leads here. Should it happen, the next post tries again.

@@ -9,7 +9,7 @@
 
 use crate::connect::Target;
 use crate::connection::{Connection, Flags, Phase};
-use crate::datagram::{Datagrams, Packet};
+use crate::datagram::{Admission, Packet};
 use crate::dial::Dialer;
 use crate::filter::Filter;
 use crate::handler::{CloseReason, Ctx, Flow, Handler, Loop, Payload};
@@ -516,7 +516,7 @@ impl<A: 'static> Net<A> {
 
     /// Queues a datagram; it goes out when the turn settles. One that the kernel will not have (EMSGSIZE,
     /// EPERM, no route) is dropped and counted.
-    pub fn send_to(&mut self, udp: Token, to: impl Into<Address>, data: impl Payload) -> Datagrams {
+    pub fn send_to(&mut self, udp: Token, to: impl Into<Address>, data: impl Payload) -> Admission {
         self.send_from(udp, to, data, 0, None)
     }
 
@@ -529,7 +529,7 @@ impl<A: 'static> Net<A> {
         data: impl Payload,
         interface: u32,
         from: Option<IpAddr>,
-    ) -> Datagrams {
+    ) -> Admission {
         self.sockets.send_datagram(udp, Packet { to: to.into(), data: into_bytes(data), interface, from })
     }
 
@@ -549,7 +549,7 @@ impl<A: 'static> Net<A> {
                 interface: interface.index,
                 from: None,
             };
-            queued += usize::from(self.sockets.send_datagram(udp, packet) == Datagrams::Taken);
+            queued += usize::from(self.sockets.send_datagram(udp, packet) == Admission::Queued);
         }
         Ok(queued)
     }
@@ -576,6 +576,35 @@ impl<A: 'static> Net<A> {
     /// Those of setsockopt(2): EADDRNOTAVAIL when not joined; a stale token (NotFound).
     pub fn leave_multicast(&mut self, udp: Token, group: IpAddr, interface: u32) -> io::Result<()> {
         sys::datagram::leave_multicast(self.udp_fd(udp)?, &group, interface)
+    }
+
+    /// Whether members of a group on this machine hear what this socket sends to it. At first they do.
+    ///
+    /// This and the next two are about the IP version of the socket's own address, and hold from the next
+    /// datagram that the kernel is offered: what is queued in this turn is among them.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2): EOPNOTSUPP on a Unix socket; a stale token (NotFound).
+    pub fn set_multicast_loop(&mut self, udp: Token, on: bool) -> io::Result<()> {
+        self.sockets.set_multicast(udp, sys::datagram::set_multicast_loop, on)
+    }
+
+    /// How many routers a multicast datagram of this socket may pass, plus one. At first it is 1, which keeps
+    /// them on the local network; 0 keeps them on this machine.
+    ///
+    /// # Errors
+    /// Those of [`set_multicast_loop`](Net::set_multicast_loop).
+    pub fn set_multicast_ttl(&mut self, udp: Token, hops: u8) -> io::Result<()> {
+        self.sockets.set_multicast(udp, sys::datagram::set_multicast_ttl, hops)
+    }
+
+    /// Through which interface (its index) this socket's multicast goes out, unless
+    /// [`send_from`](Net::send_from) names one. At first it is 0: the routing table's choice.
+    ///
+    /// # Errors
+    /// Those of [`set_multicast_loop`](Net::set_multicast_loop), and EADDRNOTAVAIL or ENODEV: no such interface.
+    pub fn set_multicast_interface(&mut self, udp: Token, interface: u32) -> io::Result<()> {
+        self.sockets.set_multicast(udp, sys::datagram::set_multicast_interface, interface)
     }
 
     fn udp_fd(&self, udp: Token) -> io::Result<&Fd> {

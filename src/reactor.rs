@@ -208,6 +208,8 @@ impl<A: 'static> Reactor<A> {
             return;
         }
         self.net.mail.take(self.net.closure_budget);
+        self.net.sockets.stats.peak_mail = self.net.mail.peak_len() as u64;
+        self.net.sockets.stats.mail_wakes = self.net.mail.rings();
         while let Some(mail) = self.net.mail.pop() {
             self.net.sockets.stats.mail += 1;
             match mail {

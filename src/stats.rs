@@ -49,6 +49,10 @@ pub struct Stats {
     pub timers: u64,
     /// Mail that ran.
     pub mail: u64,
+    /// Most mail that waited at one time.
+    pub peak_mail: u64,
+    /// Posts that woke the loop: each cost its thread one write(2), and all other posts none.
+    pub mail_wakes: u64,
     /// Tells that reached nobody: the token was stale, or the handler of another type.
     pub tells_dropped: u64,
     /// Most bytes queued for output on one connection at one time.

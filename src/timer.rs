@@ -259,11 +259,6 @@ impl<T> Wheel<T> {
         self.len
     }
 
-    /// Whether no timer is armed or handed out.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The entry, armed or handed out, unless `id` is stale.
     #[inline]
     fn live(&mut self, id: TimerId) -> Option<&mut Entry<T>> {

@@ -5,7 +5,6 @@
 //! clamps, doubles or rounds as it pleases. Here every option is one function with a type and a unit. Units are
 //! the crate's (durations, bytes); what the kernel makes of them stands at each function.
 
-use super::socket::Family;
 use super::{Fd, check};
 use std::io;
 use std::mem::MaybeUninit;
@@ -198,19 +197,6 @@ pub fn is_stream(fd: &Fd) -> io::Result<bool> {
     get_int(fd, libc::SO_TYPE).map(|value| value == libc::SOCK_STREAM)
 }
 
-/// The family it was made for.
-///
-/// # Errors
-/// ENOTSOCK: not a socket. EAFNOSUPPORT: a family that has no `Address` (netlink, packet, vsock, …).
-pub fn family_of(fd: &Fd) -> io::Result<Family> {
-    match get_int(fd, libc::SO_DOMAIN)? {
-        libc::AF_INET => Ok(Family::V4),
-        libc::AF_INET6 => Ok(Family::V6),
-        libc::AF_UNIX => Ok(Family::Unix),
-        _ => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
-    }
-}
-
 /// Makes a descriptor from elsewhere one of ours: non-blocking, and closed on exec.
 ///
 /// O_NONBLOCK belongs to the open file, so every duplicate of the descriptor, in whatever process, becomes
@@ -264,6 +250,7 @@ fn int_up_to_limit(bytes: usize) -> libc::c_int {
 
 #[cfg(test)]
 mod tests {
+    use super::super::socket::Family;
     use super::super::{event, socket};
     use super::*;
 
@@ -329,13 +316,10 @@ mod tests {
 
     #[test]
     fn a_socket_knows_what_it_is() {
-        let datagram = socket::datagram(Family::V6).unwrap();
-        assert_eq!((family_of(&datagram).unwrap(), is_stream(&datagram).unwrap()), (Family::V6, false));
-        let unix = socket::stream(Family::Unix).unwrap();
-        assert_eq!((family_of(&unix).unwrap(), is_stream(&unix).unwrap()), (Family::Unix, true));
+        assert!(!is_stream(&socket::datagram(Family::V6).unwrap()).unwrap());
+        assert!(is_stream(&socket::stream(Family::Unix).unwrap()).unwrap());
         let bell = event::create().unwrap();
         assert_eq!(is_stream(&bell).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
-        assert_eq!(family_of(&bell).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
     }
 
     #[test]
