@@ -62,7 +62,7 @@ pub(crate) type Receiver<A> = Box<dyn FnMut(&mut Ctx<'_, A>, Received<'_>)>;
 
 /// What `defer` and `tell` have asked for.
 pub(crate) enum Deferred<A> {
-    Call(Box<dyn FnOnce(&mut Loop<'_, A>)>),
+    Call(OnceFn<A>),
     Tell(Token, Telling<A>),
 }
 
@@ -71,13 +71,15 @@ pub(crate) type Telling<A> = Box<dyn FnOnce(&mut dyn Any, &mut Ctx<'_, A>) -> bo
 
 /// A timer's closure.
 pub(crate) enum Alarm<A> {
-    Once(Box<dyn FnOnce(&mut Loop<'_, A>)>),
+    Once(OnceFn<A>),
     /// The closure is out while it runs.
-    Every(Duration, Option<Box<dyn FnMut(&mut Loop<'_, A>)>>),
+    Every(Duration, Option<EachFn<A>>),
 }
 
 type JobDone<A> = Box<dyn FnOnce(&mut Loop<'_, A>, Box<dyn Any + Send>)>;
-type SignalFn<A> = Box<dyn FnMut(&mut Loop<'_, A>)>;
+/// What the loop calls once, and what it calls each time.
+type OnceFn<A> = Box<dyn FnOnce(&mut Loop<'_, A>)>;
+type EachFn<A> = Box<dyn FnMut(&mut Loop<'_, A>)>;
 
 /// Every socket of a reactor, and every verb.
 ///
@@ -90,7 +92,7 @@ pub struct Net<A = ()> {
     pub(crate) dialers: Table<Dialer<A>>,
     pub(crate) mail: mailbox::Inbox<Mail<A>>,
     pub(crate) jobs: Slab<JobDone<A>>,
-    pub(crate) signals: Signals<SignalFn<A>>,
+    pub(crate) signals: Signals<EachFn<A>>,
     pub(crate) closure_budget: usize,
     /// One moment on both scales: the public one is the standard library's.
     anchor: (Instant, Moment),
@@ -426,11 +428,7 @@ impl<A: 'static> Net<A> {
 
     /// Every connection that is open or in the making, in no particular order.
     pub fn tokens(&self) -> Vec<Token> {
-        let open = |(token, source): (Token, &Box<Source>)| match &**source {
-            Source::Connection(conn) if matches!(conn.phase, Phase::Open | Phase::Connecting) => Some(token),
-            _ => None,
-        };
-        self.sockets.table.iter().filter_map(open).collect()
+        self.sockets.table.iter().map(|(token, _)| token).filter(|token| self.is_open(*token)).collect()
     }
 
     /// Changes the options of one connection: marks, limits and times hold from now on, socket options are set.
