@@ -3,9 +3,13 @@
 //! Every wait here ends: with what was waited for, or with a panic that says what that was.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub mod allocations;
+
 use plimsoll::{Reactor, Token};
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -45,6 +49,57 @@ pub fn peer(address: SocketAddr) -> TcpStream {
     stream.set_write_timeout(Some(DEADLINE)).expect("a write time-out");
     stream.set_nodelay(true).expect("no delay");
     stream
+}
+
+/// The same for datagrams.
+pub fn udp_peer(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(address).expect("the peer binds");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a read time-out");
+    socket
+}
+
+/// One turn whose callbacks are expected to panic.
+#[track_caller]
+pub fn turn_and_panic<A: 'static>(reactor: &mut Reactor<A>) {
+    let turned = catch_unwind(AssertUnwindSafe(|| reactor.turn(Some(DEADLINE))));
+    assert!(turned.is_err(), "a callback was to panic in this turn");
+}
+
+/// Runs `body` in a process of its own, for what belongs to a process: signals, limits, namespaces. The child is
+/// this test binary, told to run the test `name` alone; `name` is the calling test's own.
+///
+/// # Panics
+/// When the child fails, or has not ended by the deadline.
+#[track_caller]
+pub fn in_a_child(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(IN_CHILD).is_some_and(|child| child == name) {
+        return body();
+    }
+    let this = std::env::current_exe().expect("the test binary");
+    let mut child = Command::new(this);
+    child.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(IN_CHILD, name).stdin(Stdio::null());
+    let status = status_by_deadline(&mut child);
+    assert!(status.success(), "the child of {name} failed: {status}");
+}
+
+/// Set in a child of [`in_a_child`], to the name of its test.
+const IN_CHILD: &str = "PLIMSOLL_TEST_IN_CHILD";
+
+/// Runs a command to its end.
+#[track_caller]
+pub fn status_by_deadline(command: &mut Command) -> ExitStatus {
+    let mut child = command.spawn().expect("the command starts");
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child of ours") {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().expect("a child of ours");
+            panic!("{command:?} did not end");
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Does blocking things on a thread while the test turns the reactor.
