@@ -74,11 +74,13 @@ pub(crate) struct Poller {
     epoll: epoll::Epoll,
     events: Box<[epoll::Event]>,
     fetched: usize,
+    /// How many of the fetched were handed out; never more than `fetched`.
+    seen: usize,
 }
 
 impl Poller {
     pub fn new() -> io::Result<Poller> {
-        Ok(Poller { epoll: epoll::Epoll::create()?, events: vec![epoll::Event::EMPTY; BATCH].into(), fetched: 0 })
+        Ok(Poller { epoll: epoll::Epoll::create()?, events: vec![epoll::Event::EMPTY; BATCH].into(), fetched: 0, seen: 0 })
     }
 
     /// # Errors
@@ -95,12 +97,19 @@ impl Poller {
         self.epoll.remove(fd)
     }
 
-    /// Waits until something is ready or `timeout` has passed, and keeps what it learnt for [`Poller::event`].
-    /// An interrupted wait is a wait that learnt nothing: the caller has a clock and comes back.
+    /// Waits until something is ready or `timeout` has passed, and keeps what it learnt for
+    /// [`Poller::next_event`]. An interrupted wait is a wait that learnt nothing: the caller has a clock and comes
+    /// back.
+    ///
+    /// It neither waits nor fetches while events are left over, because an edge is told only once.
     ///
     /// # Errors
     /// Only those of a broken epoll descriptor (EBADF, EINVAL).
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        if self.has_events() {
+            return Ok(self.fetched - self.seen);
+        }
+        self.seen = 0;
         self.fetched = match self.epoll.wait(&mut self.events, timeout) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
@@ -109,11 +118,18 @@ impl Poller {
         Ok(self.fetched)
     }
 
-    /// The `index`-th event of the last wait.
+    /// The next event of the last wait, each once: were the batch walked by a local index, a callback's panic would
+    /// lose the edges behind its own.
     #[inline]
-    pub fn event(&self, index: usize) -> Option<(Token, Readiness)> {
-        let event = self.events[..self.fetched].get(index)?;
+    pub fn next_event(&mut self) -> Option<(Token, Readiness)> {
+        let event = self.events[..self.fetched].get(self.seen)?;
+        self.seen += 1;
         Some((Token::from_bits(event.data()), Readiness(event.flags())))
+    }
+
+    /// Whether events are left over, from a turn that ended in a panic.
+    pub fn has_events(&self) -> bool {
+        self.seen < self.fetched
     }
 
     pub fn fd(&self) -> &sys::epoll::Epoll {

@@ -140,7 +140,8 @@ impl<A: 'static> Reactor<A> {
     /// How long nothing is due, if no event comes: zero when work is left over (which does not make the
     /// descriptor readable), `None` when nothing but an event can bring work.
     pub fn next_turn_in(&self) -> Option<Duration> {
-        if self.net.has_work() || self.net.mail.len() > 0 || self.running != Token::NOBODY {
+        // A turn that ended in a panic has not fallen asleep; whoever asks this is about to.
+        if self.net.has_work() || self.running != Token::NOBODY || !self.net.mail.fall_asleep() {
             return Some(Duration::ZERO);
         }
         let deadline = self.net.sockets.timers.next_deadline()?;
@@ -165,7 +166,8 @@ impl<A: 'static> Reactor<A> {
         } else {
             Some(Duration::ZERO)
         };
-        sockets.stats.turns += 1;
+        // With events left over, this is the rest of a turn that a panic has cut.
+        sockets.stats.turns += u64::from(!sockets.poller.has_events());
         if !self.spin.is_zero() && limit != Some(Duration::ZERO) {
             self.spin(before, limit)?;
         } else {
@@ -289,9 +291,7 @@ impl<A: 'static> Reactor<A> {
     fn dispatch(&mut self) {
         self.adopt_newborn();
         let left_over = self.net.sockets.ready.len();
-        let mut index = 0;
-        while let Some((token, readiness)) = self.net.sockets.poller.event(index) {
-            index += 1;
+        while let Some((token, readiness)) = self.net.sockets.poller.next_event() {
             match self.net.sockets.note(token, readiness, &mut self.read_buffer) {
                 Served::Nobody => {}
                 Served::Data => self.deliver_plain(token),

@@ -811,6 +811,7 @@ impl Sockets {
             || !self.ended.is_empty()
             || !self.reaped.is_empty()
             || matches!(self.stopping, Stopping::Asked | Stopping::Cut)
+            || self.poller.has_events()
     }
 }
 
