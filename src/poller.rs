@@ -80,7 +80,12 @@ pub(crate) struct Poller {
 
 impl Poller {
     pub fn new() -> io::Result<Poller> {
-        Ok(Poller { epoll: epoll::Epoll::create()?, events: vec![epoll::Event::EMPTY; BATCH].into(), fetched: 0, seen: 0 })
+        Ok(Poller {
+            epoll: epoll::Epoll::create()?,
+            events: vec![epoll::Event::EMPTY; BATCH].into(),
+            fetched: 0,
+            seen: 0,
+        })
     }
 
     /// # Errors

@@ -227,7 +227,7 @@ impl<A: 'static> Reactor<A> {
     // ── 4 timers ─────────────────────────────────────────────────────────────────────────────────────────────
 
     fn run_timers(&mut self) {
-        if self.net.sockets.timers.is_empty() {
+        if self.net.sockets.timers.len() == 0 {
             return;
         }
         let now = self.net.sockets.now;

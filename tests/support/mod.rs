@@ -5,13 +5,14 @@
 
 pub mod allocations;
 
-use plimsoll::{Reactor, Token};
+use nix::sys::socket::{setsockopt, sockopt};
+use plimsoll::{BytesMut, CloseReason, Ctx, Handler, ListenOptions, Reactor, StreamOptions, Token};
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Long enough for a slow machine under load; a test that passes never waits for it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -136,4 +137,97 @@ pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// What a handler was told.
+pub enum Told<'a> {
+    Open,
+    Data(&'a mut BytesMut),
+    Eof(&'a mut BytesMut),
+    High(usize),
+    Low,
+    Complete,
+    Timer(u32),
+    Close(CloseReason),
+}
+
+/// A handler that is one closure, told everything. It answers an end by itself: nothing is shut down for it.
+pub struct Hook<F>(F);
+
+/// Makes a [`Hook`].
+pub fn hook<A: 'static, F: FnMut(&mut Ctx<'_, A>, Told<'_>) + 'static>(told: F) -> Hook<F> {
+    Hook(told)
+}
+
+impl<A: 'static, F: FnMut(&mut Ctx<'_, A>, Told<'_>) + 'static> Handler<A> for Hook<F> {
+    fn on_open(&mut self, ctx: &mut Ctx<'_, A>) {
+        (self.0)(ctx, Told::Open);
+    }
+    fn on_data(&mut self, ctx: &mut Ctx<'_, A>, input: &mut BytesMut) {
+        (self.0)(ctx, Told::Data(input));
+    }
+    fn on_eof(&mut self, ctx: &mut Ctx<'_, A>, input: &mut BytesMut) {
+        (self.0)(ctx, Told::Eof(input));
+    }
+    fn on_high_water(&mut self, ctx: &mut Ctx<'_, A>, queued: usize) {
+        (self.0)(ctx, Told::High(queued));
+    }
+    fn on_low_water(&mut self, ctx: &mut Ctx<'_, A>) {
+        (self.0)(ctx, Told::Low);
+    }
+    fn on_write_complete(&mut self, ctx: &mut Ctx<'_, A>) {
+        (self.0)(ctx, Told::Complete);
+    }
+    fn on_timer(&mut self, ctx: &mut Ctx<'_, A>, key: u32) {
+        (self.0)(ctx, Told::Timer(key));
+    }
+    fn on_close(&mut self, ctx: &mut Ctx<'_, A>, why: CloseReason) {
+        (self.0)(ctx, Told::Close(why));
+    }
+}
+
+/// Listener options for connections whose kernel buffer toward the peer is small, so that a queue forms early.
+pub fn narrow(change: impl FnOnce(&mut StreamOptions)) -> ListenOptions {
+    let stream = StreamOptions::new().with(|o| o.send_buffer = Some(16 * 1024)).with(change);
+    ListenOptions::new().with(|o| o.stream = stream)
+}
+
+/// Closes with an RST.
+pub fn reset(stream: TcpStream) {
+    let now = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&stream, sockopt::Linger, &now).expect("SO_LINGER");
+}
+
+/// Chance with a seed that a failing test shows: `SEED=… cargo test` runs it again.
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new() -> Chance {
+        let drawn = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+        let seed = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(drawn);
+        println!("SEED={seed}");
+        Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// One for somebody else, drawn from this one.
+    pub fn split(&mut self) -> Chance {
+        Chance(self.next().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 11) as usize % n
+    }
+
+    /// True once in `n` times.
+    pub fn once_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
 }
