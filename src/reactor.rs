@@ -408,7 +408,7 @@ impl<A: 'static> Reactor<A> {
     /// Any other callback of a connection.
     #[inline]
     fn call(&mut self, token: Token, callback: impl FnOnce(&mut dyn Handler<A>, &mut Ctx<'_, A>)) {
-        if self.net.sockets.connection(token).is_none_or(|conn| !conn.hears_callbacks()) {
+        if !self.is_to_hear(token) {
             return;
         }
         let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
@@ -417,6 +417,18 @@ impl<A: 'static> Reactor<A> {
         callback(&mut **handler, &mut Ctx { app: &mut self.app, net: &mut self.net, token });
         self.running = Token::NOBODY;
         self.after_callback(token);
+    }
+
+    /// Whether a connection's handler may be called. Its `on_open` comes first, also when somebody has sent or
+    /// told it something in the turn in which it was made.
+    #[inline]
+    fn is_to_hear(&mut self, token: Token) -> bool {
+        let Some(conn) = self.net.sockets.connection_mut(token).filter(|conn| conn.hears_callbacks()) else { return false };
+        if conn.flags.take(Flags::OPEN_DUE) {
+            self.call(token, |handler, ctx| handler.on_open(ctx));
+            return self.net.sockets.connection(token).is_some_and(|conn| conn.hears_callbacks());
+        }
+        true
     }
 
     /// One write for all that the callback sent.
@@ -542,7 +554,7 @@ impl<A: 'static> Reactor<A> {
                 self.call(token, |handler, ctx| handler.on_low_water(ctx));
             }
             // What the two before it have sent is no longer complete, or they have ended the connection.
-            if what.has(Flags::COMPLETE_DUE) && self.net.sockets.is_complete(token) {
+            if what.has(Flags::COMPLETE_DUE) && self.net.sockets.is_complete(token) && self.is_to_hear(token) {
                 self.write_completed(token);
             }
         }
