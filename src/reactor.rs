@@ -423,7 +423,9 @@ impl<A: 'static> Reactor<A> {
     /// told it something in the turn in which it was made.
     #[inline]
     fn is_to_hear(&mut self, token: Token) -> bool {
-        let Some(conn) = self.net.sockets.connection_mut(token).filter(|conn| conn.hears_callbacks()) else { return false };
+        let Some(conn) = self.net.sockets.connection_mut(token).filter(|conn| conn.hears_callbacks()) else {
+            return false;
+        };
         if conn.flags.take(Flags::OPEN_DUE) {
             self.call(token, |handler, ctx| handler.on_open(ctx));
             return self.net.sockets.connection(token).is_some_and(|conn| conn.hears_callbacks());

@@ -4,11 +4,12 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod allocations;
+pub mod witness;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use plimsoll::{BytesMut, CloseReason, Ctx, Handler, ListenOptions, Reactor, StreamOptions, Token};
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -101,6 +102,35 @@ pub fn status_by_deadline(command: &mut Command) -> ExitStatus {
         }
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// A blocking server that is not ours, on any free port.
+pub fn upstream() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    (listener, address)
+}
+
+/// A listener whose backlog is full, so that an attempt to connect hangs, and the connections that fill it.
+pub fn full_listener() -> ((TcpListener, Vec<TcpStream>), SocketAddr) {
+    use nix::sys::socket::{Backlog, listen};
+    let (listener, address) = upstream();
+    listen(&listener, Backlog::new(0).expect("a backlog of none")).expect("listen again, with less room");
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
+        waiting.push(stream);
+        assert!(waiting.len() < 10, "the backlog has a bound");
+    }
+    ((listener, waiting), address)
+}
+
+/// Accepts one connection, with the same deadlines as [`peer`].
+pub fn accept(listener: &TcpListener) -> TcpStream {
+    let (stream, _) = listener.accept().expect("a connection comes");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a read time-out");
+    stream.set_write_timeout(Some(DEADLINE)).expect("a write time-out");
+    stream.set_nodelay(true).expect("no delay");
+    stream
 }
 
 /// Does blocking things on a thread while the test turns the reactor.
