@@ -15,7 +15,7 @@
 //! before the other. An *abnormal* end of one side aborts the other: a FIN there would make a cut stream look
 //! whole. A relayed pair shares one idle clock.
 
-use crate::connection::{Flags, Phase, Received, RelayHalf};
+use crate::connection::{Connection, Flags, Phase, Received, RelayHalf};
 use crate::handler::CloseReason;
 use crate::intake::READ_BYTES;
 use crate::options::RelayOptions;
@@ -68,8 +68,10 @@ impl Sockets {
             let Some(conn) = connection_in(&mut self.table, token) else { return };
             let Some(relay) = conn.relay() else { return };
             let (other, high_water) = (relay.other, relay.high_water);
-            // The other side has ended in order, so it has had our end: nothing is left to carry.
-            let Some(queued) = self.connection(other).map(|conn| conn.queued()) else { return };
+            // The other side has ended in order, so it has had our end; or it is being closed, and what comes now
+            // is no longer its to send. Either way nothing is left to carry.
+            let carries = |conn: &&Connection| matches!(conn.phase, Phase::Open | Phase::Connecting);
+            let Some(queued) = self.connection(other).filter(carries).map(Connection::queued) else { return };
             let Some(conn) = connection_in(&mut self.table, token) else { return };
             if conn.phase != Phase::Open {
                 return;
