@@ -113,8 +113,9 @@ impl<A> fmt::Debug for Net<A> {
 
 impl<A: 'static> Net<A> {
     pub(crate) fn new(options: &ReactorOptions) -> io::Result<Net<A>> {
+        let anchor = sys::clock::anchor();
         let (sender, mail) = mailbox::mailbox(options.mail_limit)?;
-        let mut sockets = Sockets::new(options)?;
+        let mut sockets = Sockets::new(options, anchor.1)?;
         let bell = sockets.table.insert(Box::new(Source::Bell(Bell::Mail)));
         sockets.poller.add(mail.bell(), Interest::BELL, bell)?;
         Ok(Net {
@@ -127,7 +128,7 @@ impl<A: 'static> Net<A> {
             jobs: Slab::new(),
             signals: Signals::new(),
             closure_budget: options.closure_budget.max(1),
-            anchor: sys::clock::anchor(),
+            anchor,
             sender,
             workers: Workers::new(options.workers.max(1), options.work_limit),
             work_limit: options.workers.max(1) + options.work_limit,

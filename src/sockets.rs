@@ -149,8 +149,7 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub fn new(options: &ReactorOptions) -> io::Result<Sockets> {
-        let now = sys::clock::now();
+    pub fn new(options: &ReactorOptions, now: Moment) -> io::Result<Sockets> {
         Ok(Sockets {
             table: Table::default(),
             poller: Poller::new()?,

@@ -6,9 +6,11 @@
 
 mod support;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use plimsoll::{BytesMut, CloseReason, Ctx, Flow, Handler, ListenOptions, Reactor, RelayOptions, StreamOptions, Token};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::witness::{reactor, relay};
@@ -103,16 +105,21 @@ fn two_sides_that_read_only_when_they_cannot_write_finish_with_the_default_marks
     let mut reactor = reactor();
     let (listener, address) = upstream();
     let relay = relay(&mut reactor, address, RelayOptions::new());
-    let server = beside(move || write_until_stuck_then_both(accept(&listener), 1, 2));
-    let client = beside(move || write_until_stuck_then_both(peer(relay), 2, 1));
+    // Neither reads until the other is stuck too.
+    let both_stuck = Arc::new(Barrier::new(2));
+    let (stuck, also_stuck) = (both_stuck.clone(), both_stuck);
+    let server = beside(move || write_until_stuck_then_both(accept(&listener), 1, 2, &stuck));
+    let client = beside(move || write_until_stuck_then_both(peer(relay), 2, 1, &also_stuck));
     join(&mut reactor, server);
     join(&mut reactor, client);
     turn_until(&mut reactor, "both sides end", |reactor| reactor.app.closed.len() == 2);
 }
 
-fn write_until_stuck_then_both(mut stream: TcpStream, ours: u64, theirs: u64) {
-    const LEN: usize = 30 * MIB;
+fn write_until_stuck_then_both(mut stream: TcpStream, ours: u64, theirs: u64, stuck: &Barrier) {
+    const LEN: usize = 60 * MIB;
     let data = pattern(LEN, ours);
+    // The kernel would let it grow to as much as the machine allows, which may be more than all of it.
+    setsockopt(&stream, sockopt::RcvBuf, &(64 * 1024)).expect("a receive buffer");
     stream.set_write_timeout(Some(Duration::from_millis(100))).expect("a time-out");
     let mut written = 0;
     loop {
@@ -121,8 +128,9 @@ fn write_until_stuck_then_both(mut stream: TcpStream, ours: u64, theirs: u64) {
             Err(e) if e.kind() == ErrorKind::WouldBlock => break,
             Err(e) => panic!("{e}"),
         }
-        assert!(written < LEN, "30 MiB fit into the kernel's buffers and the marks: nothing is shown");
+        assert!(written < LEN, "60 MiB fit into the kernel's buffers and the marks: nothing is shown");
     }
+    stuck.wait();
     stream.set_write_timeout(Some(DEADLINE)).expect("a time-out");
     let mut reader = stream.try_clone().expect("a second handle");
     let reader = thread::spawn(move || read_all(&mut reader));
