@@ -110,6 +110,7 @@ impl<A: 'static> Net<A> {
     }
 
     /// An attempt or a connection of the dialer has ended.
+    #[inline]
     pub(crate) fn dial_ended(&mut self, token: Token, why_connect: bool) {
         let extras = self.sockets.connection(token).and_then(|conn| conn.extras.as_ref());
         let Some(dial) = extras.and_then(|extras| extras.dialer) else { return };

@@ -274,12 +274,11 @@ impl Sockets {
                 if let Some(output) = conn.output.take() {
                     self.pool.put(output);
                 }
-                let flags = conn.flags;
-                if flags
-                    .has(Flags::SHUTDOWN.or(Flags::GATED).or(Flags::OWES_LOW).or(Flags::RELAYED).or(Flags::ASKS_OUT))
-                    || conn.phase != Phase::Open
-                {
+                let (flags, open) = (conn.flags, conn.phase == Phase::Open);
+                if flags.has(Flags::GATED.or(Flags::OWES_LOW).or(Flags::RELAYED).or(Flags::ASKS_OUT)) {
                     self.fell(token);
+                }
+                if flags.has(Flags::SHUTDOWN) || !open {
                     self.drained(token);
                 }
                 had_queue

@@ -488,12 +488,15 @@ impl Sockets {
         conn.phase = Phase::Ended;
         conn.output = None;
         conn.unread = None;
+        let plain = conn.extras.is_none() && conn.watch.is_none();
         self.stats.held -= held as u64;
         if matches!(reason, CloseReason::Connect(_)) {
             self.stats.connect_failures += 1;
         }
-        self.cancel_timers(token);
-        self.end_relayed(token, &reason);
+        if !plain {
+            self.cancel_timers(token);
+            self.end_relayed(token, &reason);
+        }
         self.push_ended(token, reason);
     }
 
