@@ -17,6 +17,7 @@ use plimsoll::{
 };
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Join every peer that connects to LISTEN to a connection of its own to UPSTREAM.
@@ -85,6 +86,7 @@ fn relay(arguments: &Arguments) -> io::Result<()> {
         o.idle_timeout = (arguments.idle_timeout > 0).then(|| Duration::from_secs(arguments.idle_timeout));
     });
     let outward = StreamOptions::new().with(|o| o.connect_timeout = Duration::from_secs(arguments.connect_timeout));
+    let outward = Rc::new(outward); // one for all
     let inward = ListenOptions::new().with(|o| o.max_connections = arguments.max_connections);
 
     let mut reactor = Reactor::new(())?;

@@ -142,7 +142,8 @@ impl Sockets {
             return;
         }
         let last_error = Some(io::Error::new(ErrorKind::NotFound, "the name has no address"));
-        conn.extras().attempt = Some(Attempt { remaining: VecDeque::from(addresses), last_error, since_turn });
+        conn.extras().attempt =
+            Some(Box::new(Attempt { remaining: VecDeque::from(addresses), last_error, since_turn }));
         self.try_next_address(token);
     }
 
@@ -242,7 +243,9 @@ impl Sockets {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         let extras = conn.extras();
         extras.attempt = None;
-        extras.opened = Some(now);
+        // Only a dialer asks how long it lasted.
+        extras.opened = extras.dialer.map(|_| now);
+        conn.tidy();
         conn.flags.set(Flags::OPEN_DUE);
         self.opened(token);
         // What was sent meanwhile goes out, and what `shutdown` asked for is done, after `on_open`.

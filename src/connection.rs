@@ -164,16 +164,29 @@ pub(crate) struct Extras {
     pub deadline: Option<TimerId>,
     /// A transient error that brings no new edge is tried again then.
     pub retry: Option<TimerId>,
-    pub attempt: Option<Attempt>,
+    pub attempt: Option<Box<Attempt>>,
     /// When a connection that we began was made.
     pub opened: Option<Moment>,
-    pub relay: Option<RelayHalf>,
-    pub filter: Option<Filtering>,
+    pub filter: Option<Box<Filtering>>,
     /// Why writing failed.
     pub broken: Option<io::Error>,
     /// Input discarded since `close`.
     pub discarded: usize,
     pub dialer: Option<crate::dial::DialToken>,
+}
+
+impl Extras {
+    fn is_empty(&self) -> bool {
+        let Extras { keyed, deadline, retry, attempt, opened, filter, broken, discarded: _, dialer } = self;
+        keyed.is_empty()
+            && deadline.is_none()
+            && retry.is_none()
+            && attempt.is_none()
+            && opened.is_none()
+            && filter.is_none()
+            && broken.is_none()
+            && dialer.is_none()
+    }
 }
 
 /// A connection in the making.
@@ -214,6 +227,8 @@ pub(crate) struct Connection {
     /// Input that the handler has left. Never empty.
     pub unread: Option<Box<BytesMut>>,
     pub extras: Option<Box<Extras>>,
+    /// Present exactly while relayed. Not among the extras, since a relay has many pairs and keeps them for long.
+    pub relay: Option<Box<RelayHalf>>,
     pub peer: Address,
     /// When a byte last moved, in either direction.
     pub moved: Moment,
@@ -267,6 +282,7 @@ impl Connection {
             output: None,
             unread: None,
             extras: None,
+            relay: None,
             peer,
             moved: now,
             taken: now,
@@ -465,8 +481,11 @@ impl Connection {
         self.extras.get_or_insert_with(Box::default)
     }
 
-    pub fn relay(&self) -> Option<&RelayHalf> {
-        self.extras.as_ref()?.relay.as_ref()
+    /// Gives the box of extras back when nothing is left in it.
+    pub fn tidy(&mut self) {
+        if self.extras.as_ref().is_some_and(|extras| extras.is_empty()) {
+            self.extras = None;
+        }
     }
 
     /// Takes what is queued, for a connection that is given away.

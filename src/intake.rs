@@ -403,7 +403,7 @@ impl Sockets {
         self.stats.held -= wire.len() as u64;
         conn.flags.set(Flags::FILTERED);
         let again = !wire.is_empty();
-        conn.extras().filter = Some(crate::filter::Filtering { filter, wire });
+        conn.extras().filter = Some(Box::new(crate::filter::Filtering { filter, wire }));
         if again {
             self.decode(token, &mut BytesMut::new());
             self.offer(token);

@@ -217,14 +217,15 @@ impl<A: 'static> Net<A> {
         self.connect_sharing(target.into(), options, Box::new(handler))
     }
 
-    /// [`connect`](Net::connect) with options.
+    /// [`connect`](Net::connect) with options. Where many connections have the same, pass clones of one `Rc`: they
+    /// share it.
     pub fn connect_with(
         &mut self,
         target: impl Into<Target>,
-        options: StreamOptions,
+        options: impl Into<Rc<StreamOptions>>,
         handler: impl Handler<A>,
     ) -> Token {
-        self.connect_sharing(target.into(), Rc::new(options), Box::new(handler))
+        self.connect_sharing(target.into(), options.into(), Box::new(handler))
     }
 
     fn connect_sharing(&mut self, target: Target, options: Rc<StreamOptions>, handler: Box<dyn Handler<A>>) -> Token {

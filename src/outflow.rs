@@ -428,7 +428,7 @@ impl Sockets {
             self.mark_due(token, Flags::LOW_DUE);
         }
         let Some(conn) = connection_in(&mut self.table, token) else { return };
-        if let Some(relay) = conn.relay()
+        if let Some(relay) = &conn.relay
             && queued <= relay.low_water
         {
             let other = relay.other;

@@ -50,10 +50,11 @@ impl Sockets {
         conn.flags.clear(Flags::PAUSED.or(Flags::GATED).or(Flags::OWES_LOW).or(Flags::OFFER));
         conn.want = 0;
         let high_water = options.high_water;
-        conn.extras().relay = Some(RelayHalf { other, high_water, low_water: options.low_water.min(high_water) });
+        conn.relay =
+            Some(Box::new(RelayHalf { other, high_water, low_water: options.low_water.min(high_water) }));
         // An end that its handler had been told of is the other side's to know now.
         conn.flags.clear(Flags::EOF_DELIVERED);
-        if options.idle_timeout.is_some() {
+        if options.idle_timeout.is_some() && options.idle_timeout != conn.options.idle_timeout {
             Rc::make_mut(&mut conn.options).idle_timeout = options.idle_timeout;
         }
         if conn.phase == Phase::Open {
@@ -66,7 +67,7 @@ impl Sockets {
     pub fn relay_step(&mut self, token: Token, buffer: &mut BytesMut, budget: &mut u32) {
         loop {
             let Some(conn) = connection_in(&mut self.table, token) else { return };
-            let Some(relay) = conn.relay() else { return };
+            let Some(relay) = &conn.relay else { return };
             let (other, high_water) = (relay.other, relay.high_water);
             // The other side has ended in order, so it has had our end; or it is being closed, and what comes now
             // is no longer its to send. Either way nothing is left to carry.
@@ -151,7 +152,7 @@ impl Sockets {
 
     /// One side of a pair is over: what that means for the other.
     pub fn end_relayed(&mut self, token: Token, reason: &CloseReason) {
-        let Some(other) = self.connection(token).and_then(|conn| conn.relay()).map(|relay| relay.other) else { return };
+        let Some(other) = self.connection(token).and_then(|conn| conn.relay.as_ref()).map(|relay| relay.other) else { return };
         match reason {
             CloseReason::Done | CloseReason::Stopped => {}
             CloseReason::Local | CloseReason::Detached => self.close(other),

@@ -488,7 +488,7 @@ impl Sockets {
         conn.phase = Phase::Ended;
         conn.output = None;
         conn.unread = None;
-        let plain = conn.extras.is_none() && conn.watch.is_none();
+        let plain = conn.extras.is_none() && conn.watch.is_none() && conn.relay.is_none();
         self.stats.held -= held as u64;
         if matches!(reason, CloseReason::Connect(_)) {
             self.stats.connect_failures += 1;
@@ -678,7 +678,7 @@ impl Sockets {
     ///
     /// Called when the timer is due, and when one of the two begins to run.
     pub fn watch(&mut self, token: Token) {
-        let shared = self.connection(token).and_then(|conn| conn.relay()).map(|relay| relay.other);
+        let shared = self.connection(token).and_then(|conn| conn.relay.as_ref()).map(|relay| relay.other);
         let shared = shared.and_then(|other| self.connection(other)).map(|conn| conn.moved);
         let now = self.now;
         let Some(conn) = connection_in(&mut self.table, token) else { return };
