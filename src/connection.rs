@@ -394,6 +394,40 @@ impl Connection {
         Flushed::Empty
     }
 
+    /// Offers `data` straight to the kernel, when nothing is queued before it; returns how much it took.
+    pub fn write_through(&mut self, data: &[u8], stats: &mut Stats, now: Moment) -> usize {
+        let Some(fd) = &self.fd else { return 0 };
+        stats.writes += 1;
+        match sys::socket::send(fd, data) {
+            Ok(n) => {
+                stats.bytes_written += n as u64;
+                self.moved = now;
+                self.taken = now;
+                if n < data.len() && self.flags.has(Flags::TCP) {
+                    self.flags.clear(Flags::WRITABLE);
+                }
+                n
+            }
+            Err(e) => {
+                if e.kind() == ErrorKind::WouldBlock {
+                    stats.writes_full += 1;
+                    self.flags.clear(Flags::WRITABLE);
+                }
+                // Whatever else it says, it says again when the queue is flushed, and is dealt with there.
+                0
+            }
+        }
+    }
+
+    /// Whether input can be carried to the other side of a relay with nothing else to think of.
+    #[inline]
+    pub fn is_plainly_relayed(&self) -> bool {
+        self.relay.is_some()
+            && self.output.is_none()
+            && self.phase == Phase::Open
+            && !self.flags.has(Flags::OPEN_DUE.or(Flags::IN_READY))
+    }
+
     /// Books what a send(2) of the queue's first piece came to, when that was not all of it.
     pub fn sent(&mut self, sent: io::Result<usize>, stats: &mut Stats, now: Moment) -> Flushed {
         let Some(output) = &mut self.output else { return Flushed::Empty };

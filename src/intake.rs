@@ -480,7 +480,7 @@ pub(crate) fn read_plain(conn: &mut Connection, buffer: &mut BytesMut, stats: &m
 
 /// Makes the loop's buffer empty and whole again. It costs an allocation only if somebody has kept a slice of it.
 #[inline]
-fn refill(buffer: &mut BytesMut) {
+pub(crate) fn refill(buffer: &mut BytesMut) {
     buffer.clear();
     if buffer.capacity() < READ_BYTES {
         regain(buffer);

@@ -221,7 +221,7 @@ impl Sockets {
             && queued == 0
             && conn.phase == Phase::Open
             && conn.flags.has(Flags::WRITABLE);
-        let taken = if direct { self.write_through(token, data) } else { 0 };
+        let taken = if direct { conn.write_through(data, &mut self.stats, self.now) } else { 0 };
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         if !conn.takes_output() {
             return Flow::Closed;
@@ -232,26 +232,6 @@ impl Sockets {
         // Even an empty rest makes a queue: its drain is what `on_write_complete` reports.
         conn.output.get_or_insert_with(|| self.pool.take()).push_copy(&data[taken..]);
         self.pushed(token, data.len() - taken)
-    }
-
-    /// Offers `data` straight to the kernel, for a connection with nothing queued; returns how much it took.
-    pub fn write_through(&mut self, token: Token, data: &[u8]) -> usize {
-        let Some(conn) = connection_in(&mut self.table, token) else { return 0 };
-        let Some(fd) = &conn.fd else { return 0 };
-        self.stats.writes += 1;
-        match sys::socket::send(fd, data) {
-            Ok(n) => {
-                self.stats.bytes_written += n as u64;
-                conn.moved = self.now;
-                conn.taken = self.now;
-                if n < data.len() && conn.flags.has(Flags::TCP) {
-                    conn.flags.clear(Flags::WRITABLE);
-                }
-                n
-            }
-            // Whatever else it says, it says again when the queue is flushed, and is dealt with there.
-            Err(_) => 0,
-        }
     }
 
     /// Offers the queue to the kernel; whether that emptied it.

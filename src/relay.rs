@@ -17,7 +17,7 @@
 
 use crate::connection::{Connection, Flags, Phase, Received, RelayHalf};
 use crate::handler::CloseReason;
-use crate::intake::READ_BYTES;
+use crate::intake::{READ_BYTES, refill};
 use crate::options::RelayOptions;
 use crate::sockets::{Sockets, connection_in};
 use crate::sys;
@@ -63,12 +63,15 @@ impl Sockets {
         self.mark_ready(token);
     }
 
-    /// Carries what has come on one side to the other.
+    /// Carries what has come on one side to the other, while `budget` (in reads) lasts.
     pub fn relay_step(&mut self, token: Token, buffer: &mut BytesMut, budget: &mut u32) {
         loop {
             let Some(conn) = connection_in(&mut self.table, token) else { return };
             let Some(relay) = &conn.relay else { return };
             let (other, high_water) = (relay.other, relay.high_water);
+            if conn.unread.is_none() && !conn.flags.has(Flags::READABLE.or(Flags::EOF_READ)) {
+                return;
+            }
             // The other side has ended in order, so it has had our end; or it is being closed, and what comes now
             // is no longer its to send. Either way nothing is left to carry.
             let carries = |conn: &&Connection| matches!(conn.phase, Phase::Open | Phase::Connecting);
@@ -95,11 +98,16 @@ impl Sockets {
                 return self.mark_ready(token);
             }
             *budget -= 1;
-            buffer.clear();
-            buffer.reserve(READ_BYTES);
+            refill(buffer);
             match conn.receive(buffer, READ_BYTES, &mut self.stats, self.now) {
                 Received::Bytes if conn.flags.has(Flags::FILTERED) => self.decode(token, buffer),
-                Received::Bytes => self.carry(other, buffer),
+                Received::Bytes => {
+                    let drained = !conn.flags.has(Flags::READABLE);
+                    self.carry(other, buffer);
+                    if drained {
+                        return;
+                    }
+                }
                 Received::Nothing => return,
                 Received::End => {}
                 Received::Starved => {
@@ -121,8 +129,10 @@ impl Sockets {
             return;
         }
         let direct = conn.output.is_none() && conn.phase == Phase::Open && conn.flags.has(Flags::WRITABLE);
-        let taken = if direct { self.write_through(other, data) } else { 0 };
-        self.push_raw(other, &data[taken..]);
+        let taken = if direct { conn.write_through(data, &mut self.stats, self.now) } else { 0 };
+        if taken < data.len() {
+            self.push_raw(other, &data[taken..]);
+        }
     }
 
     /// One side has ended: so does the other's output, behind what is queued for it.
