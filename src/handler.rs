@@ -30,49 +30,76 @@ use std::ops::{Deref, DerefMut};
 /// A callback may do anything to any connection, its own included: closing, aborting and stopping take effect
 /// after it has returned.
 ///
+/// ```text
+///   on_open ──► on_data* ──► on_eof ──────────────┐
+///      │           │    on_high_water             ├──► on_close     once, last
+///      │           │    on_low_water              │
+///      │           │    on_write_complete         │
+///      └───────────┴─── on_timer ─────────────────┘
+/// ```
+///
+/// `on_open`, `on_data`, `on_eof` and `on_timer` are called in the turn in which their event is served. Marks and
+/// endings are told when the turn settles, after everything has been flushed; `on_write_complete` also right after a
+/// callback whose output the kernel took at once. A connection that could not be made hears `on_close` only.
+///
 /// # Panics
 /// A panic in a callback leaves [`Reactor::turn`](crate::Reactor::turn). The connection whose callback it was is
 /// aborted without `on_close` in the next turn; everything else is consistent, and the loop may go on.
 pub trait Handler<A: 'static = ()>: Any {
-    /// The connection is made: accepted, or connected.
+    /// The connection is made: accepted, connected or adopted. No input has been given yet. What was sent to it while it
+    /// was being made is still queued.
     fn on_open(&mut self, ctx: &mut Ctx<'_, A>) {
         let _ = ctx;
     }
 
     /// Input came. Take what you can use from the front; what you leave is offered again, with more behind it,
     /// when new bytes come, after [`Net::resume_reading`], after low water, when [`Net::want`] is lowered, and
-    /// for the last time in [`on_eof`](Handler::on_eof).
+    /// for the last time in [`on_eof`](Handler::on_eof). At most [`input_limit`](crate::StreamOptions::input_limit)
+    /// bytes may be left.
+    ///
+    /// `input` is never empty. It holds what one read brought, up to 64 KiB, behind what was left. It is most often the
+    /// loop's own buffer: slices of it (`input.split()`) can be sent on without a copy, but one that is *kept* keeps
+    /// 64 KiB alive and makes the loop allocate another. Copy what you keep.
     fn on_data(&mut self, ctx: &mut Ctx<'_, A>, input: &mut BytesMut);
 
-    /// The peer has ended its half: no more input will come. `input` is what was left, and is dropped when this
-    /// returns. Unless overridden, our half ends too, once everything queued is sent.
+    /// The peer has ended its half: no more input will come. `input` is what was left, possibly nothing, and is dropped
+    /// when this returns. Unless overridden, our half ends too, once everything queued is sent. Who overrides it and
+    /// goes on sending calls [`Ctx::shutdown`] or [`Ctx::close`] when done.
     fn on_eof(&mut self, ctx: &mut Ctx<'_, A>, input: &mut BytesMut) {
         let _ = input;
         ctx.shutdown();
     }
 
-    /// More than the high mark is queued for output. A hint: [`Flow::High`] says the same at the `send` itself.
+    /// More than the high mark is queued for output: `queued` bytes. A hint, not called if the queue has fallen below
+    /// the mark by the time the turn settles: [`Flow::High`] says the same at the `send` itself.
     fn on_high_water(&mut self, ctx: &mut Ctx<'_, A>, queued: usize) {
         let _ = (ctx, queued);
     }
 
     /// The queue has fallen to the low mark after a [`Flow::High`]. Each `High` is followed by one call of this
-    /// or of [`on_close`](Handler::on_close); several in a row by one.
+    /// or of [`on_close`](Handler::on_close); several in a row by one. Input that was left waiting is offered again
+    /// after this.
     fn on_low_water(&mut self, ctx: &mut Ctx<'_, A>) {
         let _ = ctx;
     }
 
-    /// The kernel has taken everything that was queued. It says nothing about the peer.
+    /// The kernel has taken everything that was queued. It says nothing about the peer. What is sent from here goes out
+    /// when the turn settles.
     fn on_write_complete(&mut self, ctx: &mut Ctx<'_, A>) {
         let _ = ctx;
     }
 
-    /// A timer armed by [`Ctx::timer`] is due.
+    /// A timer armed by [`Ctx::timer`] is due; `key` says which. It is not armed any more.
     fn on_timer(&mut self, ctx: &mut Ctx<'_, A>, key: u32) {
         let _ = (ctx, key);
     }
 
     /// The connection is over, for the reason given. Called exactly once, and last.
+    ///
+    /// The token still answers questions ([`Net::peer_address`]), and goes stale when the turn ends or, after
+    /// [`Net::close`], when the peer has ended too. Nothing can be sent.
+    /// Dropping the [`Reactor`](crate::Reactor), [`Net::swap`] and a panic in a callback of this connection are the three
+    /// ways to end a handler without it.
     fn on_close(&mut self, ctx: &mut Ctx<'_, A>, why: CloseReason) {
         let _ = (ctx, why);
     }
@@ -165,8 +192,9 @@ impl<A: 'static> Ctx<'_, A> {
         self.net.queued(self.token)
     }
 
-    /// Calls [`Handler::on_timer`] of this connection with `key` after `after`, once. Arming a key that is armed
-    /// moves it. The timer dies with the connection.
+    /// Calls [`Handler::on_timer`] of this connection with `key` after `after`, once, never early. Arming a key that is
+    /// armed moves it. The timer dies with the connection, or with `close`. For the deadlines of a protocol's phases; a
+    /// handful of keys is meant, since they are found by search.
     pub fn timer(&mut self, key: u32, after: std::time::Duration) {
         self.net.arm(self.token, key, after);
     }
@@ -294,6 +322,9 @@ impl fmt::Display for CloseReason {
 }
 
 /// What can be sent. Data under 1 KiB is copied into the queue; more is linked if it is owned, and never copied.
+///
+/// Owned are [`Bytes`], `&Bytes` (a reference more), [`BytesMut`], `Vec<u8>` and `String`; borrowed are slices, `&str`,
+/// arrays and references to the rest. What is linked stays allocated as a whole until the last byte of it is sent.
 pub trait Payload {
     /// The bytes.
     fn as_bytes(&self) -> &[u8];

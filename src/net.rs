@@ -139,6 +139,9 @@ impl<A: 'static> Net<A> {
 
     /// The smallest server: listens on `addr` and gives each connection a clone of `handler`.
     ///
+    /// The closure is its `on_data`; all else is as [`Handler`] has it by default. What the closure captures is cloned
+    /// with it, so each connection has its own.
+    ///
     /// # Errors
     /// Those of [`listen`](Net::listen).
     pub fn serve<F>(&mut self, addr: impl ToAddress, handler: F) -> io::Result<Token>
@@ -161,6 +164,10 @@ impl<A: 'static> Net<A> {
 
     /// Listens on `addr` with the default options; `factory` makes a handler for each peer, or refuses it with
     /// `None`.
+    ///
+    /// The socket listens when this returns; with port 0 [`local_address`](Net::local_address) has the real one. Peers
+    /// are accepted from the next turn on. In `factory` the token of `ctx` is the new connection's: it can be sent to,
+    /// joined by [`relay`](Net::relay), closed. A peer that is refused gets what was sent to it and then an end.
     ///
     /// # Errors
     /// Those of socket(2), bind(2), listen(2) and epoll_ctl(2), EADDRINUSE, EACCES and EMFILE above all; an
@@ -210,8 +217,10 @@ impl<A: 'static> Net<A> {
 
     /// Connects to `target`, an address or a name, with the default options.
     ///
-    /// The token is good at once: what is sent waits until the connection is made. Failure of any kind, a
-    /// malformed target included, is the handler's `on_close` with [`CloseReason::Connect`].
+    /// The token is good at once: what is sent waits until the connection is made, and `on_open` says that it is.
+    /// Failure of any kind, a malformed target included, is the handler's `on_close` with [`CloseReason::Connect`], in
+    /// this turn at the earliest and never from within this call. Addresses are tried one after the other; the whole
+    /// has [`StreamOptions::connect_timeout`], the look-up of a name included. To cancel, [`close`](Net::close).
     pub fn connect(&mut self, target: impl Into<Target>, handler: impl Handler<A>) -> Token {
         let options = self.sockets.default_stream.clone();
         self.connect_sharing(target.into(), options, Box::new(handler))
@@ -263,10 +272,14 @@ impl<A: 'static> Net<A> {
     }
 
     /// Takes over a connected stream socket, with what an earlier owner had read and not consumed, and taken
-    /// and not sent. `on_open` is called first.
+    /// and not sent.
+    ///
+    /// `on_open` is called first, then `on_data` with what had been left unconsumed, in this turn or the next. The
+    /// connection has the default options; the socket is made non-blocking.
     ///
     /// # Errors
-    /// The descriptor is no connected stream socket, or cannot be watched. The socket is closed.
+    /// The descriptor is no connected stream socket (InvalidInput, ENOTCONN), cannot be watched (ENOSPC, ENOMEM), or the
+    /// loop is stopping. The socket is closed then, and what came with it is lost.
     pub fn adopt(&mut self, connection: impl Into<Detached>, handler: impl Handler<A>) -> io::Result<Token> {
         let Detached { fd, unread, unsent, ended } = connection.into();
         if self.sockets.is_stopping() {
@@ -301,7 +314,8 @@ impl<A: 'static> Net<A> {
 
     /// Gives an open connection away, to another reactor (through its mailbox) or to code of your own. The
     /// handler gets `on_close` with [`CloseReason::Detached`]. What is still in the `input` of a running
-    /// `on_data` is the caller's to take along. `None` if the connection is not open, or has a filter.
+    /// `on_data` is the caller's to take along. `None` if the connection is not open, or has a filter; then it is as it
+    /// was. The socket is this loop's no more when this returns; the token does nothing from now on.
     pub fn detach(&mut self, token: Token) -> Option<Detached> {
         self.sockets.spill(token);
         let conn = self.sockets.connection_mut(token)?;
@@ -325,6 +339,13 @@ impl<A: 'static> Net<A> {
     /// Data under 1 KiB is copied, larger owned data is linked. The queue is offered to the kernel when the
     /// running callback of that connection has returned, or else when the turn settles; sooner past
     /// [`StreamOptions::eager_flush`]. One `send` that begins under the high mark is always taken whole.
+    ///
+    /// [`Flow::Closed`] means that nothing was taken: the token is stale, the connection is closed, its sending half
+    /// has ended, or it is relayed. It is also the answer to the `send` that meets more than
+    /// [`StreamOptions::hard_limit`] in the queue, which ends the connection.
+    ///
+    /// What was taken goes to the kernel once and in order, or else `on_close` comes with a reason for which
+    /// [`CloseReason::is_orderly`] is false. That the *peer* has it is not promised: only the peer can say so.
     #[inline]
     pub fn send(&mut self, token: Token, data: impl Payload) -> Flow {
         if data.as_bytes().len() < LINK_MIN_BYTES {
@@ -341,25 +362,31 @@ impl<A: 'static> Net<A> {
         self.sockets.send_shared(token, data.into_shared())
     }
 
-    /// Offers what a connection has queued to the kernel now. Rarely needed: see [`send`](Net::send).
+    /// Offers what a connection has queued to the kernel now, within this call. Rarely needed: see
+    /// [`send`](Net::send). `on_write_complete`, if this empties the queue, comes when the turn settles.
     pub fn flush(&mut self, token: Token) {
         self.sockets.flush_and_tell(token);
     }
 
     /// Gives a connection's handler no more input until [`resume_reading`](Net::resume_reading). The kernel's
     /// buffer fills and the peer stops sending. An error still ends the connection; an end waits to be read.
+    ///
+    /// It holds from the end of the running callback on, costs no system call, and does not count: pausing twice is
+    /// pausing once. Time-outs go on.
     pub fn pause_reading(&mut self, token: Token) {
         self.sockets.pause(token);
     }
 
-    /// Gives input again, what was left unconsumed first.
+    /// Gives input again, what was left unconsumed first: in this turn's dispatch or in the next one, without
+    /// sleeping. Nothing if the connection was not paused.
     pub fn resume_reading(&mut self, token: Token) {
         self.sockets.resume(token);
     }
 
     /// Calls `on_data` only when at least `bytes` are unconsumed; 0 is the default. More than the input limit
     /// acts as the input limit. For a frame whose length is known: its bytes then gather without a callback for
-    /// each arrival.
+    /// each arrival. It stays until it is set again. At the end of the stream `on_eof` gets the rest, however short.
+    /// When it is lowered, what waits is offered again in this turn or the next.
     pub fn want(&mut self, token: Token, bytes: usize) {
         let Some(conn) = self.sockets.connection_mut(token) else { return };
         let bytes = u32::try_from(bytes.min(conn.options.input_limit)).unwrap_or(u32::MAX);
@@ -371,31 +398,37 @@ impl<A: 'static> Net<A> {
     }
 
     /// Ends our half of the stream once everything queued is sent; input still comes. `send` answers
-    /// [`Flow::Closed`] from now on.
+    /// [`Flow::Closed`] from now on. When the peer has ended its half too, `on_close` comes with
+    /// [`CloseReason::Done`]; there is no time limit on that but the idle time-out. Of a relayed connection, nothing.
     pub fn shutdown(&mut self, token: Token) {
         self.sockets.shutdown(token);
     }
 
     /// Ends a connection once everything queued is sent, or closes a listener or a datagram socket.
     ///
-    /// The handler hears `on_close` and nothing else from now on, and input is discarded. The descriptor is
-    /// given up when the peer has ended too, after [`StreamOptions::close_timeout`], or past
+    /// The handler hears `on_close` and nothing else from now on, and input is discarded. `on_close` comes when the
+    /// kernel has everything: this turn, if nothing has to wait. The reason is [`CloseReason::Local`], or
+    /// [`CloseReason::Unsent`] if the queue is not taken in time. The descriptor is given up when the peer has ended too, after [`StreamOptions::close_timeout`], or past
     /// [`StreamOptions::discard_limit`]; only the last two may cost the peer an RST.
     pub fn close(&mut self, token: Token) {
         self.sockets.close(token);
     }
 
-    /// Ends a connection now, with an RST: what is queued is dropped.
+    /// Ends a connection now, with an RST: what is queued is dropped. `on_close` comes with
+    /// [`CloseReason::Aborted`] when the turn settles, or in the next turn if it has settled. A listener or a datagram
+    /// socket is closed.
     pub fn abort(&mut self, token: Token) {
         self.sockets.abort(token);
     }
 
-    /// Output of a connection that waits for the kernel, in bytes; 0 for a stale token.
+    /// Output of a connection that waits for the kernel, in bytes; 0 for a stale token. What a running callback has
+    /// sent counts already.
     pub fn queued(&self, token: Token) -> usize {
         self.sockets.queued(token)
     }
 
-    /// Input of a connection that its handler has left unconsumed, in bytes; 0 for a stale token.
+    /// Input of a connection that its handler has left unconsumed, in bytes; 0 for a stale token. What is in the
+    /// `input` of a running callback does not count.
     pub fn unread(&self, token: Token) -> usize {
         self.sockets.connection(token).map_or(0, Connection::unread_len)
     }
@@ -422,19 +455,25 @@ impl<A: 'static> Net<A> {
         sys::socket::local_address(fd?).ok()
     }
 
-    /// What the kernel knows of a TCP connection: round-trip time, retransmits, window.
+    /// What the kernel knows of a TCP connection: round-trip time, retransmits, window. One system call. `None` for a
+    /// stale token or a Unix socket.
     pub fn tcp_info(&self, token: Token) -> Option<TcpInfo> {
         let fd = self.sockets.connection(token)?.fd.as_ref()?;
         sys::socket::tcp_info(fd).ok()
     }
 
-    /// Every connection that is open or in the making, in no particular order.
+    /// Every connection that is open or in the making, in no particular order. It walks the whole table, so it is for
+    /// broadcasts and reports, not for every message.
     pub fn tokens(&self) -> Vec<Token> {
         self.sockets.table.iter().map(|(token, _)| token).filter(|token| self.is_open(*token)).collect()
     }
 
-    /// Changes the options of one connection: marks, limits and times hold from now on, socket options are set.
-    /// `false` if the token was stale.
+    /// Changes the options of one connection: marks, limits and times hold from now on, `TCP_NODELAY` and keep-alive are
+    /// set. `connect_timeout` and the sizes of the kernel's buffers matter only while a connection is made. `false` if
+    /// the token was stale.
+    ///
+    /// A high mark that is now crossed, or a low mark that is now reached, is told as if the queue had moved. Options
+    /// are shared until changed: the first change costs the connection a copy of its own.
     pub fn options(&mut self, token: Token, change: impl FnOnce(&mut StreamOptions)) -> bool {
         self.sockets.spill(token);
         let Some(conn) = self.sockets.connection_mut(token) else { return false };
@@ -454,8 +493,9 @@ impl<A: 'static> Net<A> {
         true
     }
 
-    /// Gives a connection another handler, from its next callback on. The old one is dropped without `on_close`:
-    /// for protocols that are negotiated on the connection.
+    /// Gives a connection another handler, from its next callback on. The old one is dropped without `on_close`, and
+    /// the new one hears `on_open` only if that is still to come: for protocols that are negotiated on the connection.
+    /// Nothing for a stale token.
     pub fn swap(&mut self, token: Token, handler: impl Handler<A>) {
         if self.is_open(token) {
             self.newborn.push((token, Newborn::Connection(Box::new(handler))));
@@ -480,6 +520,9 @@ impl<A: 'static> Net<A> {
     ///
     /// When one side ends abnormally the other is aborted with [`CloseReason::Relay`], so that a stream that was
     /// cut never looks whole.
+    ///
+    /// It cannot be undone. `send` and `shutdown` on either do nothing from now on (`send` answers
+    /// [`Flow::Closed`]); `close` on one closes both. What was queued by `send` before goes out first.
     pub fn relay(&mut self, a: Token, b: Token, options: RelayOptions) -> bool {
         self.sockets.join(a, b, &options)
     }
@@ -515,7 +558,8 @@ impl<A: 'static> Net<A> {
     }
 
     /// Queues a datagram; it goes out when the turn settles. One that the kernel will not have (EMSGSIZE,
-    /// EPERM, no route) is dropped and counted.
+    /// EPERM, no route) is dropped and counted in [`Stats::datagrams_dropped`]. That it arrives, once and in order, is
+    /// not promised by anybody.
     pub fn send_to(&mut self, udp: Token, to: impl Into<Address>, data: impl Payload) -> Admission {
         self.send_from(udp, to, data, 0, None)
     }
@@ -619,13 +663,16 @@ impl<A: 'static> Net<A> {
         instant + self.sockets.now.since(moment)
     }
 
-    /// Calls `call` once, `delay` after [`now`](Net::now), never earlier.
+    /// Calls `call` once, `delay` after [`now`](Net::now), never earlier: in the first turn that begins then or later,
+    /// before its events are served. How much later depends on how long callbacks take;
+    /// [`Stats::worst_timer_lag`] tells.
     pub fn after(&mut self, delay: Duration, call: impl FnOnce(&mut Loop<'_, A>) + 'static) -> TimerId {
         self.add_alarm(delay, Alarm::Once(Box::new(call)))
     }
 
     /// Calls `call` every `period`, the first time after one period. Calls keep to the grid of the first
-    /// deadline: they do not drift, and after a stall those that were missed are left out.
+    /// deadline: they do not drift, and after a stall those that were missed are left out. A panic in `call` ends the
+    /// timer.
     ///
     /// # Panics
     /// When `period` is zero.
@@ -683,7 +730,8 @@ impl<A: 'static> Net<A> {
 
     // ── Closures ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Calls `call` when the turn settles, or in the next turn if it settles already.
+    /// Calls `call` when the turn settles, or in the next turn if it settles already; in the order of asking. Deferred
+    /// closures and [`tell`](Net::tell)s share [`ReactorOptions::closure_budget`] and an order.
     pub fn defer(&mut self, call: impl FnOnce(&mut Loop<'_, A>) + 'static) {
         self.deferred.push_back(Deferred::Call(Box::new(call)));
     }
@@ -709,6 +757,10 @@ impl<A: 'static> Net<A> {
     }
 
     /// Does `work` on a worker thread, and calls `done` on the loop with what it returned, or with its panic.
+    ///
+    /// For what would block: look-ups, disks, long sums. [`ReactorOptions::workers`] threads do it, started when
+    /// needed. `done` is mail, but never refused for want of room. Work cannot be taken back, and `stop` does not wait
+    /// for it: a result that comes after `run` has returned is seen by the next `run`, or dropped with the reactor.
     ///
     /// # Errors
     /// As much work as the limit allows waits already; neither closure is called.
@@ -740,6 +792,10 @@ impl<A: 'static> Net<A> {
 
     /// Calls `call` on the loop whenever the signal has come; several that come at once count as one.
     ///
+    /// A second closure for the same signal replaces the first. The signal is caught for the whole process, its mask
+    /// is left alone, and what was in force before is again when the reactor is dropped. Numbers are in
+    /// [`signum`](crate::signum).
+    ///
     /// # Errors
     /// EINVAL for signals that cannot be caught, EBUSY when another reactor of the process has this one.
     pub fn on_signal(&mut self, signum: i32, call: impl FnMut(&mut Loop<'_, A>) + 'static) -> io::Result<()> {
@@ -767,12 +823,12 @@ impl<A: 'static> Net<A> {
         Ok(())
     }
 
-    /// The door for other threads.
+    /// The door for other threads. It may outlive the reactor; a post is then refused.
     pub fn mailbox(&self) -> Mailbox<A> {
         Mailbox { sender: self.sender.clone() }
     }
 
-    /// The counters.
+    /// The counters, as they are now.
     pub fn stats(&self) -> &Stats {
         &self.sockets.stats
     }
@@ -780,6 +836,11 @@ impl<A: 'static> Net<A> {
     /// Ends the loop: listeners close, a connection with nothing queued ends at once, others when flushed, all
     /// after [`ReactorOptions::stop_timeout`]; then `run` returns. A second call ends all at once. Called before
     /// `run`, it counts.
+    ///
+    /// It takes effect when the turn settles. From now on nothing new is begun: [`listen`](Net::listen),
+    /// [`udp`](Net::udp) and [`adopt`](Net::adopt) are errors, [`connect`](Net::connect) ends with
+    /// [`CloseReason::Stopped`], dialers are gone. Reasons are [`CloseReason::Stopped`], or [`CloseReason::Unsent`]
+    /// where output was left. Timers and mail go on until `run` returns.
     pub fn stop(&mut self) {
         self.sockets.stop();
     }
@@ -826,7 +887,7 @@ pub struct Mailbox<A = ()> {
 
 impl<A> Mailbox<A> {
     /// Has `letter` called on the loop, in its next turn; wakes the loop with one system call if it sleeps, and
-    /// with none if it does not.
+    /// with none if it does not. Letters of one thread are called in the order in which they were posted.
     ///
     /// # Errors
     /// The box is full, or the reactor is gone; the closure comes back.

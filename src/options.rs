@@ -7,6 +7,26 @@
 //! [`StreamOptions`] belong to a connection (and are inherited from its listener), [`ListenOptions`] to a
 //! listener, [`UdpOptions`] to a datagram socket, [`RelayOptions`] to a relayed pair, [`DialOptions`] to a
 //! dialer and [`ReactorOptions`] to the loop.
+//!
+//! Sizes are in bytes and count what is held for one connection, unless their text says otherwise. Times are
+//! [`Duration`]s of the monotonic clock, which stands still while the machine is suspended; they end in the first turn
+//! after their deadline, never before it. A time-out of zero has passed already: to turn one off, leave it `None`.
+//!
+//! ```
+//! use plimsoll::{ListenOptions, StreamOptions};
+//! use std::time::Duration;
+//!
+//! let stream = StreamOptions::new().with(|o| {
+//!     o.high_water = 256 * 1024;
+//!     o.low_water = 64 * 1024;
+//!     o.idle_timeout = Some(Duration::from_secs(60));
+//! });
+//! let options = ListenOptions::new().with(|o| {
+//!     o.max_connections = Some(10_000);
+//!     o.stream = stream;
+//! });
+//! assert_eq!(options.backlog, 4096);
+//! ```
 
 use crate::sys::KeepAlive;
 use std::time::Duration;
@@ -31,8 +51,9 @@ pub struct StreamOptions {
     /// [`CloseReason::Overflow`](crate::CloseReason::Overflow). One `send` that starts below is taken whole, so
     /// the queue holds at most this and one `send`. Default 64 MiB.
     pub hard_limit: usize,
-    /// Input, in bytes, that a handler may leave unconsumed. When it is full and more has come, the connection
-    /// ends with [`CloseReason::InputLimit`](crate::CloseReason::InputLimit). Default 1 MiB.
+    /// Input, in bytes, that a handler may leave unconsumed, and so the longest message that it can wait for. When it
+    /// is full and more has come, the connection ends with
+    /// [`CloseReason::InputLimit`](crate::CloseReason::InputLimit). Default 1 MiB, at least 1.
     pub input_limit: usize,
     /// Queued output, in bytes, that is offered to the kernel at once and not only after the callback.
     /// Default 64 KiB.
@@ -44,10 +65,12 @@ pub struct StreamOptions {
     /// drain before they read would wait for ever. Default off.
     pub read_while_high: bool,
     /// Ends the connection with [`CloseReason::Idle`](crate::CloseReason::Idle) when no byte has moved in either
-    /// direction for so long. Default off.
+    /// direction for so long. The two sides of a relay share one clock. Moving bytes costs one store, no timer.
+    /// Default off.
     pub idle_timeout: Option<Duration>,
     /// Ends the connection with [`CloseReason::Stalled`](crate::CloseReason::Stalled) when output has waited for
-    /// so long and the kernel took none of it. Default off.
+    /// so long and the kernel took none of it: the peer does not read. A peer that reads a little now and then is slow,
+    /// not stalled. Default off.
     pub stalled_timeout: Option<Duration>,
     /// How long a connection may take to be made, look-up of the name included. Default 10 s.
     pub connect_timeout: Duration,
@@ -112,7 +135,8 @@ pub struct ListenOptions {
     pub reuse_port: bool,
     /// `IPV6_V6ONLY`: an IPv6 listener takes no IPv4 peers. Default off.
     pub only_v6: bool,
-    /// Connections of this listener open at one time; `None` is bounded by descriptors alone.
+    /// Connections of this listener open at one time, those that are closed and linger included; `None` is bounded by
+    /// descriptors alone. Default `None`.
     pub max_connections: Option<usize>,
     /// What happens at `max_connections`. Default [`AtLimit::Pause`].
     pub at_limit: AtLimit,
@@ -233,7 +257,8 @@ pub struct ReactorOptions {
     /// Ignores SIGHUP for the whole process, so that a closed terminal does not end a server. Turn it off to
     /// catch SIGHUP elsewhere, or use [`Net::on_signal`](crate::Net::on_signal). Default on.
     pub ignore_sighup: bool,
-    /// Polls for so long before the loop blocks: trades a processor for latency. Default zero.
+    /// Polls for so long before the loop blocks: trades a processor for latency (the sleep and the wake-up, some tens of
+    /// microseconds). Worth it only on a processor of its own. Default zero: off.
     pub spin: Duration,
     /// Mail that may wait. A post to a full box gives the closure back. Default 65,536.
     pub mail_limit: usize,
@@ -244,7 +269,8 @@ pub struct ReactorOptions {
     /// Work that may wait for a thread. Default 256.
     pub work_limit: usize,
     /// Queued output and unconsumed input of all connections, in bytes. Over it the connection that holds most
-    /// is ended with [`CloseReason::Memory`](crate::CloseReason::Memory). Default off.
+    /// is ended with [`CloseReason::Memory`](crate::CloseReason::Memory), and the next, until the sum fits. Looked at
+    /// once a turn, when it settles, so within a turn the sum may go over. Default off.
     pub memory_budget: Option<usize>,
     /// How long [`Net::stop`](crate::Net::stop) lets connections flush before it cuts them. Default 5 s.
     pub stop_timeout: Duration,

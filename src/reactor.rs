@@ -104,7 +104,11 @@ impl<A: 'static> Reactor<A> {
     /// be called again.
     ///
     /// # Errors
-    /// Those of a broken epoll descriptor; there is nothing to be done about them.
+    /// Those of a broken epoll descriptor (EBADF, EINVAL); there is nothing to be done about them. Nothing that a peer
+    /// or a shortage does is an error here.
+    ///
+    /// # Panics
+    /// When a callback does. Everything else is consistent, and `run` may be called again: see [`Handler`].
     pub fn run(&mut self) -> io::Result<()> {
         while !self.net.sockets.is_stopped() {
             self.pass(None)?;
@@ -148,7 +152,8 @@ impl<A: 'static> Reactor<A> {
         Some(deadline.since(sys::clock::now()))
     }
 
-    /// Ends the reactor and gives the shared state back. Nothing is delivered; sockets are closed.
+    /// Ends the reactor and gives the shared state back. Nothing is delivered: for `on_close` and flushed output,
+    /// [`Net::stop`] and [`run`](Reactor::run) come first. Sockets are closed, queued output is lost.
     pub fn into_app(self) -> A {
         self.app
     }
