@@ -665,7 +665,7 @@ impl<A: 'static> Net<A> {
 
     /// Calls `call` once, `delay` after [`now`](Net::now), never earlier: in the first turn that begins then or later,
     /// before its events are served. How much later depends on how long callbacks take;
-    /// [`Stats::worst_timer_lag`] tells.
+    /// [`Stats::worst_timer_lag_ns`] tells.
     pub fn after(&mut self, delay: Duration, call: impl FnOnce(&mut Loop<'_, A>) + 'static) -> TimerId {
         self.add_alarm(delay, Alarm::Once(Box::new(call)))
     }
