@@ -23,7 +23,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// ENOBUFS and ENOMEM bring no event: try again after this.
+/// ENOBUFS and ENOMEM bring no event, nor does a full Unix receiver that has room again: try again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
@@ -79,6 +79,10 @@ impl DatagramSocket {
 
     pub fn max_datagram(&self) -> usize {
         self.options.max_datagram
+    }
+
+    pub fn receive_budget(&self) -> usize {
+        self.options.receive_budget.max(1) as usize
     }
 }
 
@@ -156,13 +160,12 @@ impl Sockets {
         }
     }
 
-    /// Fills `inbox` with what waits, within the budget; how many came.
-    pub fn receive_datagrams(&mut self, token: Token, inbox: &mut Inbox) -> usize {
+    /// Fills `inbox` with what waits, up to `max` datagrams; how many came.
+    pub fn receive_datagrams(&mut self, token: Token, inbox: &mut Inbox, max: usize) -> usize {
         let Some(socket) = self.datagram(token).filter(|socket| !socket.closed) else { return 0 };
-        let budget = socket.options.receive_budget.max(1) as usize;
         // An error that an earlier datagram met is reported once here; behind it the queue is as before.
         for _ in 0..2 {
-            match inbox.receive(&socket.fd, budget) {
+            match inbox.receive(&socket.fd, max) {
                 Ok(n) => {
                     self.stats.datagrams_in += n as u64;
                     return n;
@@ -214,8 +217,10 @@ impl Sockets {
                 }
                 Err(e) => match classify_datagram(&e) {
                     DatagramError::Interrupted | DatagramError::Earlier => {}
-                    DatagramError::Full => socket.waits = true,
-                    DatagramError::Memory => {
+                    DatagramError::Full if socket.family != Family::Unix => socket.waits = true,
+                    // On a Unix socket it is the receiver that is full, of which ours would not tell: it is always
+                    // ready to write.
+                    DatagramError::Full | DatagramError::Memory => {
                         socket.retry = Some(self.timers.insert(self.now + RETRY_AFTER, Due::Retry(token)));
                     }
                     DatagramError::This => {

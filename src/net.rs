@@ -565,7 +565,8 @@ impl<A: 'static> Net<A> {
     }
 
     /// [`send_to`](Net::send_to) through a chosen interface (its index; 0 as the routing table says), from a
-    /// chosen address of ours. To answer a datagram the way it came, pass what it came with.
+    /// chosen address of ours. To answer a datagram the way it came, pass its
+    /// [`interface`](crate::Datagram::interface) and [`local`](crate::Datagram::local).
     pub fn send_from(
         &mut self,
         udp: Token,

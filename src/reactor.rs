@@ -489,16 +489,26 @@ impl<A: 'static> Reactor<A> {
     }
 
     fn receive_datagrams(&mut self, token: Token) {
-        let Some(slot_bytes) = self.net.sockets.datagram(token).map(|socket| socket.max_datagram()) else { return };
+        let Some(socket) = self.net.sockets.datagram(token) else { return };
+        let (max_bytes, mut budget) = (socket.max_datagram(), socket.receive_budget());
         let mut inbox = match self.inbox.take() {
-            Some(inbox) if inbox.slot_bytes() >= slot_bytes => inbox,
-            _ => Inbox::new(INBOX_SLOTS, slot_bytes),
+            Some(inbox) if inbox.slot_bytes() >= max_bytes => inbox,
+            _ => Inbox::new(INBOX_SLOTS, max_bytes),
         };
-        let received = self.net.sockets.receive_datagrams(token, &mut inbox);
-        for index in 0..received {
-            let open = self.net.sockets.datagram_fd(token).is_some();
-            let Some(receiver) = self.handlers.datagrams.get_mut(&token).filter(|_| open) else { break };
-            receiver(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, inbox.get(index));
+        while budget > 0 {
+            let asked = budget.min(INBOX_SLOTS);
+            let received = self.net.sockets.receive_datagrams(token, &mut inbox, asked);
+            for index in 0..received {
+                let open = self.net.sockets.datagram_fd(token).is_some();
+                let Some(receiver) = self.handlers.datagrams.get_mut(&token).filter(|_| open) else { break };
+                // The slots may be another socket's, and larger.
+                let datagram = inbox.get(index).cut_to(max_bytes);
+                receiver(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, datagram);
+            }
+            budget -= received;
+            if received < asked {
+                break;
+            }
         }
         self.inbox = Some(inbox);
     }

@@ -34,29 +34,54 @@ impl Control {
     pub const EMPTY: Control = Control([MaybeUninit::uninit(); CONTROL_BYTES]);
 }
 
-/// The address that the datagram was sent to and the interface that it came through, as far as the kernel tells
-/// them.
+/// How a datagram came, as far as the kernel tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PacketInfo {
+    /// The address that it was sent to.
+    pub to: Option<IpAddr>,
+    /// Our address to answer from.
+    pub local: Option<IpAddr>,
+    /// The interface that it came through; 0: unknown.
+    pub interface: u32,
+}
+
+/// Reads the packet information beside a datagram.
 ///
 /// # Safety
 /// `message` has a control buffer that the kernel has filled up to `msg_controllen`.
-pub unsafe fn packet_info(message: &libc::msghdr) -> (Option<IpAddr>, u32) {
+pub unsafe fn packet_info(message: &libc::msghdr) -> PacketInfo {
     // SAFETY: this function's caller guarantees the same.
     for (level, kind, data) in unsafe { messages(message) } {
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= size_of::<libc::in_pktinfo>() => {
                 // SAFETY: long enough, and any bits are a value of a struct of integers.
                 let info = unsafe { data.as_ptr().cast::<libc::in_pktinfo>().read_unaligned() };
-                return (Some(ipv4(info.ipi_addr).into()), info.ipi_ifindex as u32);
+                let local = ipv4(info.ipi_spec_dst);
+                return PacketInfo {
+                    to: Some(ipv4(info.ipi_addr).into()),
+                    local: Some(local).filter(|local| !local.is_unspecified()).map(IpAddr::from),
+                    interface: info.ipi_ifindex as u32,
+                };
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.len() >= size_of::<libc::in6_pktinfo>() => {
                 // SAFETY: as above.
                 let info = unsafe { data.as_ptr().cast::<libc::in6_pktinfo>().read_unaligned() };
-                return (Some(ipv6(info.ipi6_addr).into()), info.ipi6_ifindex);
+                let to = IpAddr::from(ipv6(info.ipi6_addr));
+                return PacketInfo {
+                    to: Some(to),
+                    local: Some(to).filter(|to| !is_for_many(to.to_canonical())),
+                    interface: info.ipi6_ifindex,
+                };
             }
             _ => {}
         }
     }
-    (None, 0)
+    PacketInfo::default()
+}
+
+/// Whether an address is by its form nobody's own. (The broadcast address of a network has no such form.)
+fn is_for_many(address: IpAddr) -> bool {
+    address.is_multicast() || address == Ipv4Addr::BROADCAST
 }
 
 /// Closes the descriptors that a Unix peer has attached. The kernel has put them into our table by now.
@@ -213,7 +238,7 @@ mod tests {
             let size = if kind == libc::IP_PKTINFO { 12 } else { 20 };
             assert_eq!(kinds, [(kind, size)], "{to} {from:?}");
             // SAFETY: as above.
-            assert_eq!(unsafe { packet_info(&message) }.1, 7);
+            assert_eq!(unsafe { packet_info(&message) }.interface, 7);
         }
     }
 
@@ -249,6 +274,6 @@ mod tests {
         let mut control = Control::EMPTY;
         let message = message(&mut control, 0);
         // SAFETY: nothing is claimed to be written.
-        assert_eq!(unsafe { packet_info(&message) }, (None, 0));
+        assert_eq!(unsafe { packet_info(&message) }, PacketInfo::default());
     }
 }

@@ -20,7 +20,7 @@ pub use super::interface::{Interface, interfaces};
 pub use super::multicast::*;
 
 use super::address::Address;
-use super::control::{self, CONTROL_BYTES, Control};
+use super::control::{self, CONTROL_BYTES, Control, PacketInfo};
 use super::sockaddr::{self, RawAddress};
 use super::{Fd, check};
 use std::io;
@@ -44,10 +44,25 @@ pub struct Received<'a> {
     /// The address it was sent to, if the socket was told to say: one of ours, or a broadcast or multicast
     /// address. On a dual-stack socket IPv4 has its mapped form.
     pub to: Option<IpAddr>,
+    /// Our address to answer from, if known: `to`, unless that was a broadcast or multicast address. (On a
+    /// dual-stack socket the kernel does not say which IPv4 address of ours that is, or whether `to` is the
+    /// broadcast address of some network: then this is `to`.)
+    pub local: Option<IpAddr>,
     /// The number of the interface it came in through; 0 if that is not known.
     pub interface: u32,
     /// Whether `data` is only the beginning.
     pub truncated: bool,
+}
+
+impl Received<'_> {
+    /// As a slot of `slot_bytes` would have it.
+    pub(crate) fn cut_to(mut self, slot_bytes: usize) -> Self {
+        if self.data.len() > slot_bytes {
+            self.data = &self.data[..slot_bytes];
+            self.truncated = true;
+        }
+        self
+    }
 }
 
 /// One datagram to send.
@@ -155,8 +170,8 @@ impl Inbox {
         // SAFETY: the kernel wrote a name of this length.
         let from = unsafe { sockaddr::decode(&self.names[i], header.msg_hdr.msg_namelen) };
         // SAFETY: the kernel has filled this header's control buffer.
-        let (to, interface) = unsafe { control::packet_info(&header.msg_hdr) };
-        Received { data, len, from, to, interface, truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 }
+        let PacketInfo { to, local, interface } = unsafe { control::packet_info(&header.msg_hdr) };
+        Received { data, len, from, to, local, interface, truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 }
     }
 }
 
