@@ -8,7 +8,7 @@ pub mod witness;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use plimsoll::{BytesMut, CloseReason, Ctx, Handler, ListenOptions, Reactor, StreamOptions, Token};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitStatus, Stdio};
@@ -84,14 +84,40 @@ pub fn in_a_child(name: &str, body: impl FnOnce()) {
     assert!(status.success(), "the child of {name} failed: {status}");
 }
 
+/// [`in_a_child`], with a network of its own that has nothing in it. Where no such thing may be made the test is
+/// skipped, and says so; under `CI=true` it fails.
+#[track_caller]
+pub fn run_in_a_namespace(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(IN_CHILD).is_some_and(|child| child == name) {
+        return body();
+    }
+    let works = |command: &mut Command| command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    let make = [&["-n"][..], &["-r", "-n"]]
+        .into_iter()
+        .find(|make| works(Command::new("unshare").args(*make).args(["ip", "link", "set", "lo", "up"])));
+    let Some(make) = make else {
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{name}: no network namespace, or no iproute2");
+        // Not eprintln, which the harness would keep to itself.
+        let notice = format!("SKIPPED {name}: no network namespace can be made here, or iproute2 is missing\n");
+        std::io::stderr().write_all(notice.as_bytes()).expect("stderr");
+        return;
+    };
+    let this = std::env::current_exe().expect("the test binary");
+    let mut child = Command::new("unshare");
+    child.args(make).arg(this).args([name, "--exact", "--nocapture", "--test-threads=1"]);
+    child.env(IN_CHILD, name).stdin(Stdio::null());
+    let status = status_by_deadline(&mut child);
+    assert!(status.success(), "the child of {name} failed: {status}");
+}
+
 /// Set in a child of [`in_a_child`], to the name of its test.
 const IN_CHILD: &str = "PLIMSOLL_TEST_IN_CHILD";
 
-/// Runs a command to its end.
+/// Runs a command to its end. It has twice the time of a wait inside it, so that the inner one tells what it was.
 #[track_caller]
 pub fn status_by_deadline(command: &mut Command) -> ExitStatus {
     let mut child = command.spawn().expect("the command starts");
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + 2 * DEADLINE;
     loop {
         if let Some(status) = child.try_wait().expect("a child of ours") {
             return status;
