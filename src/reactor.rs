@@ -555,7 +555,8 @@ impl<A: 'static> Reactor<A> {
     }
 
     fn carry_out_stop(&mut self) {
-        if self.net.sockets.stopping == Stopping::Asked {
+        // Not only at the first call: two in one turn make it a cut at once.
+        if matches!(self.net.sockets.stopping, Stopping::Asked | Stopping::Cut) {
             self.net.drop_dialers();
         }
         self.net.sockets.carry_out_stop();

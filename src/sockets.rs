@@ -421,7 +421,10 @@ impl Sockets {
                     }
                 }
             }
-            Phase::Closing if conn.flags.has(Flags::STOPPED) => self.end(token, CloseReason::Stopped),
+            Phase::Closing if conn.flags.has(Flags::STOPPED) => {
+                self.read_away(token);
+                self.end(token, CloseReason::Stopped);
+            }
             Phase::Closing => self.begin_lingering(token),
             _ => {}
         }
@@ -630,7 +633,10 @@ impl Sockets {
         let Some(conn) = connection_in(&mut self.table, token) else { return self.close(token) };
         let queued = conn.queued();
         match conn.phase {
-            Phase::Lingering => self.finish_lingering(token),
+            Phase::Lingering => {
+                self.read_away(token);
+                self.finish_lingering(token);
+            }
             Phase::Ended => {}
             _ if cut && queued > 0 => self.end(token, CloseReason::Unsent),
             Phase::Connecting if queued > 0 => self.end(token, CloseReason::Unsent),
