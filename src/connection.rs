@@ -170,7 +170,7 @@ pub(crate) struct Extras {
     pub filter: Option<Box<Filtering>>,
     /// Why writing failed.
     pub broken: Option<io::Error>,
-    /// Input discarded since `close`.
+    /// Input discarded while it lingers.
     pub discarded: usize,
     pub dialer: Option<crate::dial::DialToken>,
 }

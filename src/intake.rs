@@ -330,9 +330,12 @@ impl Sockets {
             let discarded = buffer.len();
             buffer.clear();
             match received {
+                // While output waits, the deadline bounds it: a peer may go on sending for as long as it also
+                // takes what it is sent.
+                Received::Bytes if conn.phase == Phase::Closing => {}
                 Received::Bytes => {
                     conn.extras().discarded += discarded;
-                    if conn.extras().discarded > conn.options.discard_limit && conn.phase == Phase::Lingering {
+                    if conn.extras().discarded > conn.options.discard_limit {
                         return self.finish_lingering(token);
                     }
                 }
