@@ -254,6 +254,10 @@ impl Sockets {
                 if let Some(output) = conn.output.take() {
                     self.pool.put(output);
                 }
+                if had_queue {
+                    // An earlier drain that was not told yet is one with this.
+                    conn.flags.clear(Flags::COMPLETE_DUE);
+                }
                 let (flags, open) = (conn.flags, conn.phase == Phase::Open);
                 if flags.has(Flags::GATED.or(Flags::OWES_LOW).or(Flags::RELAYED).or(Flags::ASKS_OUT)) {
                     self.fell(token);
@@ -482,11 +486,13 @@ impl Sockets {
             conn.flags.set(Flags::OFFER);
             self.mark_ready(token);
         }
-        let Some(conn) = connection_in(&mut self.table, token) else { return Some((token, what, queued)) };
-        if conn.flags.take(Flags::COMPLETE_DUE) && speaks && queued == 0 {
-            what.set(Flags::COMPLETE_DUE);
-        }
         Some((token, what, queued))
+    }
+
+    /// Whether `on_write_complete` is due; asked after `on_low_water`, which may have sent more.
+    pub fn take_complete(&mut self, token: Token) -> bool {
+        let Some(conn) = connection_in(&mut self.table, token) else { return false };
+        conn.flags.take(Flags::COMPLETE_DUE) && self.is_complete(token)
     }
 
     // ── Filters ──────────────────────────────────────────────────────────────────────────────────────────────

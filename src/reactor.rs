@@ -571,8 +571,7 @@ impl<A: 'static> Reactor<A> {
             if what.has(Flags::LOW_DUE) {
                 self.call(token, |handler, ctx| handler.on_low_water(ctx));
             }
-            // What the two before it have sent is no longer complete, or they have ended the connection.
-            if what.has(Flags::COMPLETE_DUE) && self.net.sockets.is_complete(token) && self.is_to_hear(token) {
+            if self.net.sockets.take_complete(token) && self.is_to_hear(token) {
                 self.write_completed(token);
             }
         }
