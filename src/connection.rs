@@ -477,6 +477,13 @@ impl Connection {
         self.unread.as_ref().map_or(0, |unread| unread.len())
     }
 
+    /// How much input there must be for `on_data`. The input limit may have been lowered since it was asked for,
+    /// and more than that can never be there.
+    #[inline]
+    pub fn wanted(&self) -> usize {
+        (self.want as usize).min(self.options.input_limit)
+    }
+
     pub fn low_water(&self) -> usize {
         self.options.low_water.min(self.options.high_water)
     }

@@ -97,11 +97,18 @@ impl Sockets {
             self.learn_of_failure(token);
             return Step::Idle;
         }
-        if conn.flags.take(Flags::OFFER)
-            && let Some(own) = take_unread_if(conn, |conn| conn.unread_len() >= conn.want as usize)
-        {
-            self.stats.held -= own.len() as u64;
-            return Step::OwnData(own);
+        if conn.flags.has(Flags::OFFER) {
+            // Counts like a read: a handler that resumes itself and takes nothing would be called for ever.
+            if *budget == 0 {
+                self.mark_ready(token);
+                return Step::Idle;
+            }
+            conn.flags.clear(Flags::OFFER);
+            if let Some(own) = take_unread_if(conn, |conn| conn.unread_len() >= conn.wanted()) {
+                *budget -= 1;
+                self.stats.held -= own.len() as u64;
+                return Step::OwnData(own);
+            }
         }
         if conn.flags.has(Flags::EOF_READ) {
             return self.deliver_eof(token);
@@ -125,10 +132,10 @@ impl Sockets {
             return self.read_behind(token, buffer);
         }
         refill(buffer);
-        let limit = READ_BYTES.min(conn.options.input_limit);
+        let limit = READ_BYTES.min(conn.options.input_limit).max(1);
         let received = conn.receive(buffer, limit, &mut self.stats, self.now);
         match received {
-            Received::Bytes if buffer.len() >= conn.want as usize => Step::Data,
+            Received::Bytes if buffer.len() >= conn.wanted() => Step::Data,
             Received::Bytes => {
                 let kept = Box::new(BytesMut::from(&buffer[..]));
                 self.keep(token, kept)
@@ -163,7 +170,7 @@ impl Sockets {
         let received = conn.receive(target, spare, &mut self.stats, self.now);
         let len = target.len();
         match received {
-            Received::Bytes if len >= (conn.want as usize).min(conn.options.input_limit) => {
+            Received::Bytes if len >= conn.wanted() => {
                 self.stats.held -= before as u64;
                 if small { Step::Data } else { Step::OwnData(*unread) }
             }
