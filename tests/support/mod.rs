@@ -244,7 +244,7 @@ impl<A: 'static, F: FnMut(&mut Ctx<'_, A>, Told<'_>) + 'static> Handler<A> for H
 
 /// Listener options for connections whose kernel buffer toward the peer is small, so that a queue forms early.
 pub fn narrow(change: impl FnOnce(&mut StreamOptions)) -> ListenOptions {
-    let stream = StreamOptions::new().with(|o| o.send_buffer = Some(16 * 1024)).with(change);
+    let stream = StreamOptions::new().with(|o| o.send_buffer = Some(64 * 1024)).with(change);
     ListenOptions::new().with(|o| o.stream = stream)
 }
 
