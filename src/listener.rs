@@ -97,9 +97,12 @@ fn listening_socket(address: &Address, options: &ListenOptions) -> io::Result<Fd
 }
 
 /// Whether the socket file belongs to nobody: a server that was killed leaves its file, and then connecting to it
-/// is refused.
+/// is refused. So it is for a file of any other kind, which is somebody's and must not be touched.
 fn is_left_behind(address: &Address) -> bool {
-    let Address::Path(_) = address else { return false };
+    let Address::Path(path) = address else { return false };
+    if !sys::socket::is_socket_file(path) {
+        return false;
+    }
     let refused = |e: io::Error| e.kind() == ErrorKind::ConnectionRefused;
     sys::socket::stream(address.family()).is_ok_and(|probe| sys::socket::connect(&probe, address).is_err_and(refused))
 }

@@ -25,6 +25,7 @@ use super::{Fd, check, count};
 use bytes::BytesMut;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// Slices in one [`send_vectored`]; further ones wait for the next call. The kernel would take 1024, but copies
@@ -212,6 +213,11 @@ pub fn shutdown_write(fd: &Fd) -> io::Result<()> {
 /// ENOENT: there is none. EACCES, EPERM, EROFS and others.
 pub fn unlink(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
+}
+
+/// Whether there is a Unix socket's file at `path`, and not a file of another kind or a link to one.
+pub fn is_socket_file(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
 }
 
 #[cfg(test)]
