@@ -173,6 +173,8 @@ fn a_peer_is_not_refused_while_a_descriptor_is_about_to_be_released() {
     let late = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).expect("a socket");
     limit.leave(10);
     turn_until(&mut reactor, "ten are let in", |reactor| reactor.app.opened == 10);
+    // A wait that finds nobody takes the listener out of the kernel's list, where it would come first.
+    turn_for(&mut reactor, MS);
     // The loop hears of the one and then of the other, in one turn.
     peers[0].shutdown(Shutdown::Both).expect("it ends");
     let SocketAddr::V4(v4) = address else { unreachable!("an IPv4 listener") };
