@@ -19,7 +19,7 @@
 
 use crate::connection::{Attempt, Connection, Flags, Phase};
 use crate::handler::CloseReason;
-use crate::listener::apply_stream_options;
+use crate::listener::KernelOptions;
 use crate::options::StreamOptions;
 use crate::sockets::{Sockets, connection_in};
 use crate::sys::{self, Address, Fd};
@@ -185,7 +185,7 @@ impl Sockets {
     fn try_address(&mut self, token: Token, address: &Address) -> io::Result<()> {
         let fd = sys::socket::stream(address.family())?;
         let Some(conn) = connection_in(&mut self.table, token) else { return Ok(()) };
-        apply_stream_options(&fd, address, &conn.options)?;
+        KernelOptions::of(&conn.options).apply(KernelOptions::INITIAL, &fd, address)?;
         loop {
             match sys::socket::connect(&fd, address) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}

@@ -409,11 +409,12 @@ impl Connection {
                 n
             }
             Err(e) => {
-                if e.kind() == ErrorKind::WouldBlock {
+                // Whatever it says, it says again when the queue is flushed, and is dealt with there; but a full
+                // TCP buffer brings its edge by itself, so asking again is spared.
+                if e.kind() == ErrorKind::WouldBlock && self.flags.has(Flags::TCP) {
                     stats.writes_full += 1;
                     self.flags.clear(Flags::WRITABLE);
                 }
-                // Whatever else it says, it says again when the queue is flushed, and is dealt with there.
                 0
             }
         }
@@ -470,7 +471,9 @@ impl Connection {
 
     /// Bytes of memory that count against the loop's budget.
     pub fn held(&self) -> usize {
-        self.queued() + self.unread_len()
+        let undecoded =
+            self.extras.as_ref().and_then(|extras| extras.filter.as_ref()).map_or(0, |filter| filter.wire.len());
+        self.queued() + self.unread_len() + undecoded
     }
 
     pub fn unread_len(&self) -> usize {
@@ -481,7 +484,7 @@ impl Connection {
     /// and more than that can never be there.
     #[inline]
     pub fn wanted(&self) -> usize {
-        (self.want as usize).min(self.options.input_limit)
+        (self.want as usize).min(self.input_limit())
     }
 
     pub fn low_water(&self) -> usize {
@@ -495,10 +498,16 @@ impl Connection {
             && !self.flags.has(Flags::SHUTDOWN.or(Flags::BROKEN).or(Flags::RELAYED))
     }
 
-    /// Whether its handler may be called, but for `on_close`.
+    /// Whether its handler may be called, but for `on_close`. One in the making has timers, and can be told things.
     #[inline]
     pub fn hears_callbacks(&self) -> bool {
-        self.phase == Phase::Open
+        matches!(self.phase, Phase::Open | Phase::Connecting)
+    }
+
+    /// With a limit of nothing no byte could be read; it acts as one byte.
+    #[inline]
+    pub fn input_limit(&self) -> usize {
+        self.options.input_limit.max(1)
     }
 
     /// Whether input must stay where it is for now.

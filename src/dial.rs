@@ -138,9 +138,14 @@ impl<A: 'static> Loop<'_, A> {
         if let Some(timer) = dialer.timer.take() {
             self.net.sockets.timers.remove(timer);
         }
-        let Some(mut factory) = dialer.factory.take() else { return };
         let (target, stream) = (dialer.target.clone(), dialer.stream.clone());
+        let Some(mut factory) = dialer.factory.take() else {
+            log::warn!("dialer of {target:?}: ends, since its factory panicked");
+            self.net.dialers.remove(dial.0);
+            return;
+        };
         let token = self.net.sockets.begin_connecting(stream);
+        dialer.current = Some(token);
         if let Some(conn) = self.net.sockets.connection_mut(token) {
             conn.extras().dialer = Some(dial);
         }
@@ -149,7 +154,6 @@ impl<A: 'static> Loop<'_, A> {
         match self.net.dialers.get_mut(dial.0) {
             Some(dialer) => {
                 dialer.factory = Some(factory);
-                dialer.current = Some(token);
                 self.net.seek(token, target);
             }
             // The factory itself has cancelled the dialer.

@@ -132,7 +132,7 @@ impl Sockets {
             return self.read_behind(token, buffer);
         }
         refill(buffer);
-        let limit = READ_BYTES.min(conn.options.input_limit).max(1);
+        let limit = READ_BYTES.min(conn.input_limit());
         let received = conn.receive(buffer, limit, &mut self.stats, self.now);
         match received {
             Received::Bytes if buffer.len() >= conn.wanted() => Step::Data,
@@ -149,7 +149,7 @@ impl Sockets {
         let Some(conn) = connection_in(&mut self.table, token) else { return Step::Idle };
         let Some(mut unread) = conn.unread.take() else { return Step::Idle };
         let before = unread.len();
-        let room = conn.options.input_limit.saturating_sub(before).min(READ_BYTES);
+        let room = conn.input_limit().saturating_sub(before).min(READ_BYTES);
         if room == 0 {
             // Full, and more has come (or else an edge would not have brought us here): unless it is the end.
             conn.unread = Some(unread);
@@ -295,7 +295,7 @@ impl Sockets {
         let keep_buffer = own && input.len() > COPIED_LEFTOVER_BYTES;
         let rest = if keep_buffer { std::mem::take(input) } else { BytesMut::from(&input[..]) };
         // A handler may itself have put bytes into the buffer; that counts like any other input.
-        let over = rest.len() > conn.options.input_limit;
+        let over = rest.len() > conn.input_limit();
         self.stats.held += rest.len() as u64;
         conn.unread = Some(Box::new(rest));
         if over {
@@ -409,8 +409,8 @@ impl Sockets {
     pub fn set_filter(&mut self, token: Token, filter: Box<dyn Filter>) {
         self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return };
+        // What it holds counts on, as the wire's now.
         let wire = take_unread_if(conn, |_| true).unwrap_or_default();
-        self.stats.held -= wire.len() as u64;
         conn.flags.set(Flags::FILTERED);
         let again = !wire.is_empty();
         conn.extras().filter = Some(Box::new(crate::filter::Filtering { filter, wire }));
@@ -422,7 +422,7 @@ impl Sockets {
 
     fn read_filtered(&mut self, token: Token, buffer: &mut BytesMut) -> Step {
         let Some(conn) = connection_in(&mut self.table, token) else { return Step::Idle };
-        let limit = conn.options.input_limit;
+        let limit = conn.input_limit();
         let wire = conn.extras.as_ref().and_then(|extras| extras.filter.as_ref()).map_or(0, |filter| filter.wire.len());
         if conn.unread_len() >= limit || wire >= limit {
             self.end(token, CloseReason::InputLimit);
@@ -453,7 +453,7 @@ impl Sockets {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         let Some(filtering) = conn.extras.as_mut().and_then(|extras| extras.filter.as_mut()) else { return };
         let mut plain = conn.unread.take().unwrap_or_default();
-        let before = plain.len();
+        let before = plain.len() + filtering.wire.len();
         let mut reply = BytesMut::new();
         let decoded = if filtering.wire.is_empty() {
             let decoded = filtering.filter.decode(input, &mut plain, &mut reply);
@@ -464,7 +464,8 @@ impl Sockets {
             filtering.filter.decode(&mut filtering.wire, &mut plain, &mut reply)
         };
         input.clear();
-        self.stats.held += (plain.len() - before) as u64;
+        self.stats.held += (plain.len() + filtering.wire.len()) as u64;
+        self.stats.held -= before as u64;
         if !plain.is_empty() {
             conn.unread = Some(plain);
         }
@@ -484,7 +485,7 @@ impl Sockets {
 #[inline(always)]
 pub(crate) fn read_plain(conn: &mut Connection, buffer: &mut BytesMut, stats: &mut Stats, now: Moment) -> Received {
     refill(buffer);
-    let limit = READ_BYTES.min(conn.options.input_limit);
+    let limit = READ_BYTES.min(conn.input_limit());
     conn.receive(buffer, limit, stats, now)
 }
 

@@ -19,7 +19,7 @@ use crate::connection::{Connection, Phase};
 use crate::options::{AtLimit, ListenOptions, StreamOptions};
 use crate::poller::Interest;
 use crate::sockets::{Due, Sockets, Source};
-use crate::sys::{self, Address, Fd};
+use crate::sys::{self, Address, Fd, KeepAlive};
 use crate::token::Token;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
@@ -129,7 +129,7 @@ impl Sockets {
         }
         let address = sys::socket::local_address(&fd)?;
         // Accepted sockets inherit these, which saves a call for each.
-        apply_stream_options(&fd, &address, &options.stream)?;
+        KernelOptions::of(&options.stream).apply(KernelOptions::INITIAL, &fd, &address)?;
         let listener = Listener {
             fd,
             address,
@@ -356,21 +356,41 @@ impl Sockets {
     }
 }
 
-/// Sets what a socket's options ask of the kernel.
-pub(crate) fn apply_stream_options(fd: &Fd, address: &Address, options: &StreamOptions) -> io::Result<()> {
-    if address.ip().is_some() {
-        if options.nodelay {
-            sys::socket::set_nodelay(fd, true)?;
+/// The part of a connection's options that the kernel keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KernelOptions {
+    nodelay: bool,
+    keep_alive: Option<KeepAlive>,
+    send_buffer: Option<usize>,
+    receive_buffer: Option<usize>,
+}
+
+impl KernelOptions {
+    /// Of a socket that was just made.
+    pub const INITIAL: KernelOptions =
+        KernelOptions { nodelay: false, keep_alive: None, send_buffer: None, receive_buffer: None };
+
+    pub fn of(options: &StreamOptions) -> KernelOptions {
+        let StreamOptions { nodelay, keep_alive, send_buffer, receive_buffer, .. } = *options;
+        KernelOptions { nodelay, keep_alive, send_buffer, receive_buffer }
+    }
+
+    /// Tells the kernel what differs from `before`. A buffer that was set cannot be given back to its tuning.
+    pub fn apply(self, before: KernelOptions, fd: &Fd, address: &Address) -> io::Result<()> {
+        if address.ip().is_some() {
+            if self.nodelay != before.nodelay {
+                sys::socket::set_nodelay(fd, self.nodelay)?;
+            }
+            if self.keep_alive != before.keep_alive {
+                sys::socket::set_keep_alive(fd, self.keep_alive)?;
+            }
         }
-        if options.keep_alive.is_some() {
-            sys::socket::set_keep_alive(fd, options.keep_alive)?;
+        if let Some(bytes) = self.send_buffer.filter(|_| self.send_buffer != before.send_buffer) {
+            sys::socket::set_send_buffer(fd, bytes)?;
         }
+        if let Some(bytes) = self.receive_buffer.filter(|_| self.receive_buffer != before.receive_buffer) {
+            sys::socket::set_receive_buffer(fd, bytes)?;
+        }
+        Ok(())
     }
-    if let Some(bytes) = options.send_buffer {
-        sys::socket::set_send_buffer(fd, bytes)?;
-    }
-    if let Some(bytes) = options.receive_buffer {
-        sys::socket::set_receive_buffer(fd, bytes)?;
-    }
-    Ok(())
 }

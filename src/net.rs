@@ -13,7 +13,7 @@ use crate::datagram::{Admission, Packet};
 use crate::dial::Dialer;
 use crate::filter::Filter;
 use crate::handler::{CloseReason, Ctx, Flow, Handler, Loop, Payload};
-use crate::listener::apply_stream_options;
+use crate::listener::KernelOptions;
 use crate::mailbox;
 use crate::options::{ListenOptions, ReactorOptions, RelayOptions, StreamOptions, UdpOptions};
 use crate::output::LINK_MIN_BYTES;
@@ -291,7 +291,7 @@ impl<A: 'static> Net<A> {
         }
         let peer = sys::socket::peer_address(&fd)?;
         let options = self.sockets.default_stream.clone();
-        apply_stream_options(&fd, &peer, &options)?;
+        KernelOptions::of(&options).apply(KernelOptions::INITIAL, &fd, &peer)?;
         let mut conn = Connection::new(Some(fd), peer, Phase::Open, options, self.sockets.now);
         conn.flags.set(Flags::OPEN_DUE);
         if ended {
@@ -389,7 +389,7 @@ impl<A: 'static> Net<A> {
     /// When it is lowered, what waits is offered again in this turn or the next.
     pub fn want(&mut self, token: Token, bytes: usize) {
         let Some(conn) = self.sockets.connection_mut(token) else { return };
-        let bytes = u32::try_from(bytes.min(conn.options.input_limit)).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(bytes.min(conn.input_limit())).unwrap_or(u32::MAX);
         let lowered = bytes < conn.want;
         conn.want = bytes;
         if lowered && conn.unread.is_some() {
@@ -477,17 +477,12 @@ impl<A: 'static> Net<A> {
     pub fn options(&mut self, token: Token, change: impl FnOnce(&mut StreamOptions)) -> bool {
         self.sockets.spill(token);
         let Some(conn) = self.sockets.connection_mut(token) else { return false };
-        let before = conn.options.clone();
+        let before = KernelOptions::of(&conn.options);
         change(Rc::make_mut(&mut conn.options));
         if let Some(fd) = &conn.fd
-            && (before.nodelay, before.keep_alive) != (conn.options.nodelay, conn.options.keep_alive)
-            && conn.peer.ip().is_some()
+            && let Err(e) = KernelOptions::of(&conn.options).apply(before, fd, &conn.peer)
         {
-            let set = sys::socket::set_nodelay(fd, conn.options.nodelay)
-                .and_then(|()| sys::socket::set_keep_alive(fd, conn.options.keep_alive));
-            if let Err(e) = set {
-                log::debug!("{token}: setsockopt: {e}");
-            }
+            log::debug!("{token}: setsockopt: {e}");
         }
         self.sockets.recheck_marks(token);
         true

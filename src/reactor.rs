@@ -581,11 +581,11 @@ impl<A: 'static> Reactor<A> {
         self.adopt_newborn();
         for _ in 0..self.net.sockets.ended.len() {
             let Some((token, why)) = self.net.sockets.take_ended() else { return };
-            let failed_to_connect = matches!(why, CloseReason::Connect(_));
+            // Before the callback: a panic there must not end the dialer.
+            self.net.dial_ended(token, matches!(why, CloseReason::Connect(_)));
             if let Some(mut handler) = self.handlers.take(token) {
                 handler.on_close(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, why);
             }
-            self.net.dial_ended(token, failed_to_connect);
         }
     }
 

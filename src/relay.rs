@@ -50,8 +50,7 @@ impl Sockets {
         conn.flags.clear(Flags::PAUSED.or(Flags::GATED).or(Flags::OWES_LOW).or(Flags::OFFER));
         conn.want = 0;
         let high_water = options.high_water;
-        conn.relay =
-            Some(Box::new(RelayHalf { other, high_water, low_water: options.low_water.min(high_water) }));
+        conn.relay = Some(Box::new(RelayHalf { other, high_water, low_water: options.low_water.min(high_water) }));
         // An end that its handler had been told of is the other side's to know now.
         conn.flags.clear(Flags::EOF_DELIVERED);
         if options.idle_timeout.is_some() && options.idle_timeout != conn.options.idle_timeout {
@@ -162,7 +161,9 @@ impl Sockets {
 
     /// One side of a pair is over: what that means for the other.
     pub fn end_relayed(&mut self, token: Token, reason: &CloseReason) {
-        let Some(other) = self.connection(token).and_then(|conn| conn.relay.as_ref()).map(|relay| relay.other) else { return };
+        let Some(other) = self.connection(token).and_then(|conn| conn.relay.as_ref()).map(|relay| relay.other) else {
+            return;
+        };
         match reason {
             CloseReason::Done | CloseReason::Stopped => {}
             CloseReason::Local | CloseReason::Detached => self.close(other),

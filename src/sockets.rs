@@ -375,7 +375,13 @@ impl Sockets {
     pub fn abort(&mut self, token: Token) {
         self.spill(token);
         match self.connection(token).map(|conn| conn.phase) {
-            Some(Phase::Lingering) => self.finish_lingering(token),
+            Some(Phase::Lingering) => {
+                if let Some(fd) = self.connection(token).and_then(|conn| conn.fd.as_ref()) {
+                    // Best effort, as in `end`.
+                    let _ = sys::socket::set_linger_zero(fd);
+                }
+                self.finish_lingering(token);
+            }
             Some(_) => self.end(token, CloseReason::Aborted),
             None => self.close(token),
         }
