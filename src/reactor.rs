@@ -59,6 +59,8 @@ pub struct Reactor<A = ()> {
     /// Whose callback is running. Still set when a turn begins: that callback panicked.
     running: Token,
     spin: Duration,
+    /// The time since the last wait is counted, or nobody has waited yet.
+    counted: bool,
 }
 
 /// Handlers, by the slot of their socket, so that they lie beside the network.
@@ -97,6 +99,7 @@ impl<A: 'static> Reactor<A> {
             inbox: None,
             running: Token::NOBODY,
             spin: options.spin,
+            counted: true,
         })
     }
 
@@ -125,6 +128,9 @@ impl<A: 'static> Reactor<A> {
     /// Those of [`run`](Reactor::run).
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let turned = self.pass(timeout);
+        // What passes until the next turn is not ours.
+        self.count_busy(sys::clock::now());
+        self.counted = true;
         // Until the next turn nobody looks into the mailbox, which is as good as sleep: a post must ring.
         self.net.mail.fall_asleep();
         turned
@@ -163,6 +169,7 @@ impl<A: 'static> Reactor<A> {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let before = sys::clock::now();
         self.count_busy(before);
+        self.counted = false;
         let idle = !self.net.has_work() && self.net.mail.fall_asleep();
         let sockets = &mut self.net.sockets;
         let limit = if idle {
@@ -201,7 +208,7 @@ impl<A: 'static> Reactor<A> {
 
     fn count_busy(&mut self, before: Moment) {
         let stats = &mut self.net.sockets.stats;
-        if stats.turns > 0 {
+        if !self.counted {
             let busy_ns = before.nanos() - self.net.sockets.now.nanos();
             stats.total_busy_ns += busy_ns;
             stats.worst_turn_ns = stats.worst_turn_ns.max(busy_ns);
