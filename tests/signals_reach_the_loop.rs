@@ -5,14 +5,15 @@
 
 mod support;
 
-use nix::sys::signal::{SigHandler, Signal, raise};
+use nix::sys::signal::{SigHandler, Signal, kill, raise};
+use nix::unistd::Pid;
 use plimsoll::{Reactor, ReactorOptions, signum};
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
-use support::{DEADLINE, address_of, in_a_child, peer, status_by_deadline, turn_until};
+use support::{DEADLINE, address_of, in_a_child, peer, turn_until};
 
 /// Whether a process has `signum` in one of the sets of proc(5): SigBlk, SigIgn, SigCgt.
 fn listed(status: &str, set: &str, signum: i32) -> bool {
@@ -214,8 +215,7 @@ fn programs_that_we_start_inherit_no_mask_and_no_handler() {
         assert!(!listed(&status, "SigIgn", signum::TERM) && !listed(&status, "SigIgn", signum::INT));
         // And they die of the signal that we have caught.
         let mut child = Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap();
-        let killed = status_by_deadline(Command::new("kill").arg("-TERM").arg(child.id().to_string()));
-        assert!(killed.success());
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(signum::TERM));
     });
 }
