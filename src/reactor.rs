@@ -645,6 +645,8 @@ impl<A: 'static> Reactor<A> {
         drop(self.handlers.take(token));
         self.net.sockets.forget_callback();
         self.net.sockets.abort(token);
+        // What the callback would have been followed by: others may have been sent slices of its input.
+        self.net.sockets.flush_own(token);
     }
 
     fn lp(&mut self) -> Loop<'_, A> {

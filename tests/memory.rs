@@ -203,6 +203,37 @@ fn slices_of_the_read_buffer_that_are_forwarded_hold_no_more_than_their_bytes() 
 }
 
 #[test]
+fn slices_that_were_forwarded_by_a_callback_that_panicked_hold_no_more_than_their_bytes() {
+    let forward: OnData = |ctx, input| {
+        let target = ctx.app.opened[0];
+        ctx.net.send(target, input.split_to(1100));
+        std::panic::resume_unwind(Box::new("thrown"));
+    };
+    let (mut reactor, address) = server(narrow(|_| {}), forward);
+    let _target = peer(address);
+    turn_until(&mut reactor, "it is accepted", |r| r.app.opened.len() == 1);
+    let target = reactor.app.opened[0];
+    // From now on the kernel takes nothing more for it.
+    reactor.net.send(target, vec![1; MIB]);
+    turn_for(&mut reactor, Duration::from_millis(20));
+    // Nor is it offered anything before a callback has returned, which these will not do.
+    reactor.net.options(target, |o| {
+        o.high_water = usize::MAX;
+        o.eager_flush = usize::MAX;
+    });
+    let base = begin_peak();
+    for _ in 0..20 {
+        let mut source = peer(address);
+        source.write_all(&[7; 8 * KIB]).expect("sent");
+        let mut turn = || reactor.turn(Some(Duration::from_millis(20)));
+        while std::panic::catch_unwind(std::panic::AssertUnwindSafe(&mut turn)).is_ok() {}
+    }
+    turn_for(&mut reactor, Duration::from_millis(20));
+    let held = live().saturating_sub(base);
+    assert!(held <= 20 * 1100 + 128 * KIB, "{held} bytes for twenty slices");
+}
+
+#[test]
 fn a_handler_that_does_not_heed_high_is_ended_at_the_hard_limit() {
     let (mut reactor, address) = server(
         narrow(|o| {
