@@ -119,10 +119,10 @@ fn random_sends_and_drains_leave_no_high_unanswered() {
                 // From outside any callback, small and large, borrowed and owned.
                 0 | 1 => {
                     let magnitude = chance.below(19);
-                    let len = chance.below(1 << magnitude);
+                    let data = vec![2; chance.below(1 << magnitude)];
                     let flow = match chance.below(2) {
-                        0 => reactor.net.send(token, &vec![2; len]),
-                        _ => reactor.net.send(token, vec![2; len]),
+                        0 => reactor.net.send(token, &data),
+                        _ => reactor.net.send(token, data),
                     };
                     note(&mut reactor.app, flow);
                 }
@@ -156,7 +156,7 @@ fn random_sends_and_drains_leave_no_high_unanswered() {
         }
         turn_until(&mut reactor, "the last High is answered", |r| {
             drain(&mut stream, 400_000);
-            !r.app.waits && r.net.queued(token) == 0 && !r.net.is_open(token) == !r.app.closed.is_empty()
+            !r.app.waits && r.net.queued(token) == 0 && r.net.is_open(token) == r.app.closed.is_empty()
         });
         assert_eq!(reactor.app.highs, reactor.app.answers);
         assert_eq!(reactor.net.stats().held, 0);

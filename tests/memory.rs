@@ -134,7 +134,7 @@ const ECHOES: [(&str, OnData); 5] = [
     ("split into frozen kilobytes", |ctx, input| {
         let all: Bytes = input.split().freeze();
         for at in (0..all.len()).step_by(1500) {
-            ctx.send(&all.slice(at..all.len().min(at + 1500)));
+            ctx.send(all.slice(at..all.len().min(at + 1500)));
         }
     }),
 ];

@@ -110,7 +110,7 @@ fn a_half_closed_peer_still_gets_everything_that_is_queued() {
 
 #[test]
 fn each_half_ends_on_its_own_the_peers_first() {
-    fn later(ctx: &mut Ctx<'_, App>, told: Told<'_>) {
+    fn later(_: &mut Ctx<'_, App>, told: Told<'_>) {
         if let Told::Data(input) = told {
             input.clear();
         }
@@ -289,7 +289,10 @@ fn output_is_in_order_whatever_it_is_made_of() {
                         0 => ctx.send(&all[at..end]),
                         1 => ctx.send(all[at..end].to_vec()),
                         2 => ctx.send(shared.slice(at..end)),
-                        _ => ctx.send(&shared.slice(at..end)),
+                        _ => {
+                            let slice = shared.slice(at..end);
+                            ctx.send(&slice)
+                        }
                     };
                     at = end;
                     len = len * 7 % 100_003;

@@ -74,9 +74,17 @@ fn what_others_send_in_a_turn_is_one_write_too() {
     let before = reactor.net.stats().writes;
     for i in 0..100 {
         match i % 3 {
-            0 => drop(reactor.net.send(token, "directly")),
-            1 => reactor.net.defer(move |lp| drop(lp.send(token, "deferred"))),
-            _ => drop(reactor.net.after(Duration::ZERO, move |lp| drop(lp.send(token, "timed")))),
+            0 => {
+                reactor.net.send(token, "directly");
+            }
+            1 => reactor.net.defer(move |lp| {
+                lp.send(token, "deferred");
+            }),
+            _ => {
+                reactor.net.after(Duration::ZERO, move |lp| {
+                    lp.send(token, "timed");
+                });
+            }
         }
     }
     assert_eq!(reactor.net.stats().writes, before, "send only appends");
@@ -162,7 +170,7 @@ fn a_handler_that_sends_more_in_on_write_complete_leaves_the_others_their_turn()
         reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
     }
     let told = reactor.app.completes.len() - completes;
-    assert!(told >= 200 && told <= 204, "once a turn each: {told} in {}", reactor.net.stats().turns - turns);
+    assert!((200..=204).contains(&told), "once a turn each: {told} in {}", reactor.net.stats().turns - turns);
 }
 
 #[test]
