@@ -112,7 +112,7 @@ fn drain(stream: &mut TcpStream, limit: usize) -> usize {
 fn random_sends_and_drains_leave_no_high_unanswered() {
     let mut chance = Chance::new();
     let mut highs = 0;
-    for _ in 0..40 {
+    for _ in 0..100 {
         let (mut reactor, mut stream, token) = server(|_| {});
         for _ in 0..150 {
             match chance.below(8) {
@@ -162,7 +162,7 @@ fn random_sends_and_drains_leave_no_high_unanswered() {
         assert_eq!(reactor.net.stats().held, 0);
         highs += reactor.app.highs;
     }
-    assert!(highs > 100, "or this test shows nothing: {highs}");
+    assert!(highs > 50, "or this test shows nothing: {highs}");
 }
 
 #[test]
