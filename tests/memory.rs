@@ -203,6 +203,36 @@ fn slices_of_the_read_buffer_that_are_forwarded_hold_no_more_than_their_bytes() 
 }
 
 #[test]
+fn shared_data_that_waits_on_many_connections_is_held_once() {
+    let (mut reactor, address) = server(narrow(|_| {}), ECHOES[0].1);
+    let mut streams: Vec<TcpStream> = (0..20).map(|_| peer(address)).collect();
+    turn_until(&mut reactor, "all are accepted", |r| r.app.opened.len() == 20);
+    let data = Bytes::from(support::pattern(MIB, 1));
+    let base = begin_peak();
+    for token in reactor.app.opened.clone() {
+        reactor.net.send(token, &data);
+    }
+    turn_for(&mut reactor, Duration::from_millis(10));
+    assert!(reactor.net.stats().held as usize > 10 * MIB, "or this test shows nothing");
+    let peak = peak_since(base);
+    assert!(peak <= 128 * KIB, "{peak} bytes beside the megabyte that is there once");
+    let mut got = vec![0; MIB];
+    for stream in &mut streams {
+        stream.set_nonblocking(true).expect("non-blocking");
+        let mut at = 0;
+        turn_until(&mut reactor, "it is read", |_| {
+            while at < MIB
+                && let Ok(n) = stream.read(&mut got[at..])
+            {
+                at += n;
+            }
+            at == MIB
+        });
+        assert!(got == data);
+    }
+}
+
+#[test]
 fn slices_that_were_forwarded_by_a_callback_that_panicked_hold_no_more_than_their_bytes() {
     let forward: OnData = |ctx, input| {
         let target = ctx.app.opened[0];
