@@ -281,7 +281,7 @@ impl<A: 'static> Net<A> {
     /// The descriptor is no connected stream socket (InvalidInput, ENOTCONN), cannot be watched (ENOSPC, ENOMEM), or the
     /// loop is stopping. The socket is closed then, and what came with it is lost.
     pub fn adopt(&mut self, connection: impl Into<Detached>, handler: impl Handler<A>) -> io::Result<Token> {
-        let Detached { fd, unread, unsent, ended } = connection.into();
+        let Detached { fd, unread, unsent, ended, shutdown } = connection.into();
         if self.sockets.is_stopping() {
             return Err(io::Error::other("the loop is stopping"));
         }
@@ -309,6 +309,9 @@ impl<A: 'static> Net<A> {
         for piece in unsent {
             self.sockets.send_shared(token, piece);
         }
+        if shutdown {
+            self.sockets.shutdown(token);
+        }
         Ok(token)
     }
 
@@ -326,12 +329,13 @@ impl<A: 'static> Net<A> {
         let fd = conn.fd.take()?;
         let unread = conn.unread.take().map(|unread| *unread).unwrap_or_default();
         let ended = conn.flags.has(Flags::EOF_READ);
+        let shutdown = conn.flags.has(Flags::SHUTDOWN);
         let unsent = conn.take_output();
         self.sockets.stats.held -= held as u64;
         // Without this the old loop would go on being told about a socket that is another's.
         let _ = self.sockets.poller.remove(&fd);
         self.sockets.end(token, CloseReason::Detached);
-        Some(Detached { fd, unread, unsent, ended })
+        Some(Detached { fd, unread, unsent, ended, shutdown })
     }
 
     /// Queues `data` for a connection.
@@ -868,11 +872,13 @@ pub struct Detached {
     pub unsent: Vec<Bytes>,
     /// Whether the peer's end was read.
     pub ended: bool,
+    /// Whether our half has ended, or is to end behind `unsent`.
+    pub shutdown: bool,
 }
 
 impl From<Fd> for Detached {
     fn from(fd: Fd) -> Detached {
-        Detached { fd, unread: BytesMut::new(), unsent: Vec::new(), ended: false }
+        Detached { fd, unread: BytesMut::new(), unsent: Vec::new(), ended: false, shutdown: false }
     }
 }
 
