@@ -470,6 +470,11 @@ impl Sockets {
     pub fn take_due(&mut self) -> Option<(Token, Flags, usize)> {
         let token = self.due.pop_front()?;
         let Some(conn) = connection_in(&mut self.table, token) else { return Some((token, Flags::default(), 0)) };
+        if conn.phase == Phase::Open && conn.flags.has(Flags::OPEN_DUE) {
+            // Adopted in this turn with output of its own. `on_open` comes first, when the next one dispatches.
+            self.due.push_back(token);
+            return Some((token, Flags::default(), 0));
+        }
         conn.flags.clear(Flags::IN_DUE);
         let mut what = Flags::default();
         let queued = conn.queued();

@@ -553,6 +553,9 @@ impl<A: 'static> Reactor<A> {
                 Deferred::Call(call) => call(&mut self.lp()),
                 Deferred::Tell(token, telling) => {
                     let mut told = false;
+                    if self.net.sockets.connection_mut(token).is_some_and(|conn| conn.flags.take(Flags::OPEN_DUE)) {
+                        self.call(token, |handler, ctx| handler.on_open(ctx));
+                    }
                     self.call(token, |handler, ctx| told = telling(handler as &mut dyn Any, ctx));
                     self.net.sockets.stats.tells_dropped += u64::from(!told);
                 }
