@@ -530,6 +530,10 @@ impl Sockets {
     /// Our half ends: a filter may have a farewell of its own (TLS's close_notify), which stands before the FIN.
     pub fn finish_filter(&mut self, token: Token) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
+        // Said already, and perhaps the FIN is out.
+        if conn.flags.has(Flags::SHUTDOWN) {
+            return;
+        }
         let Some(filtering) = conn.extras.as_mut().and_then(|extras| extras.filter.as_mut()) else { return };
         let mut wire = BytesMut::new();
         if let Err(e) = filtering.filter.finish(&mut wire) {

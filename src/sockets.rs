@@ -388,7 +388,8 @@ impl Sockets {
     }
 
     fn begin_close(&mut self, token: Token) {
-        if self.connection(token).is_some_and(|conn| conn.flags.has(Flags::FILTERED)) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.phase == Phase::Open && conn.flags.has(Flags::FILTERED) {
             self.finish_filter(token);
         }
         let Some(conn) = connection_in(&mut self.table, token) else { return };
@@ -638,6 +639,8 @@ impl Sockets {
     fn stop_one(&mut self, token: Token, cut: bool) {
         let Some(conn) = connection_in(&mut self.table, token) else { return self.close(token) };
         let queued = conn.queued();
+        // A filter has a farewell to say, without which the peer would take the stream for cut.
+        let unfinished = conn.flags.has(Flags::FILTERED) && !conn.flags.has(Flags::SHUTDOWN);
         match conn.phase {
             Phase::Lingering => {
                 self.read_away(token);
@@ -646,7 +649,7 @@ impl Sockets {
             Phase::Ended => {}
             _ if cut && queued > 0 => self.end(token, CloseReason::Unsent),
             Phase::Connecting if queued > 0 => self.end(token, CloseReason::Unsent),
-            Phase::Open | Phase::Closing if queued > 0 => {
+            Phase::Open | Phase::Closing if queued > 0 || unfinished => {
                 conn.flags.set(Flags::STOPPED);
                 self.begin_close(token);
             }
