@@ -271,6 +271,9 @@ impl Sockets {
         if input.is_empty() {
             return;
         }
+        if self.connection(token).is_none_or(|conn| conn.phase != Phase::Open) {
+            return;
+        }
         if filtered != self.is_filtered(token) {
             // It has put a filter under its own connection: what is left is the wire's.
             self.decode(token, input);
@@ -288,9 +291,6 @@ impl Sockets {
     #[inline(never)]
     fn put_back_rest(&mut self, token: Token, input: &mut BytesMut, own: bool) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
-        if conn.phase != Phase::Open {
-            return;
-        }
         // A large leftover keeps its buffer; a small one need not hold on to a large one.
         let keep_buffer = own && input.len() > COPIED_LEFTOVER_BYTES;
         let rest = if keep_buffer { std::mem::take(input) } else { BytesMut::from(&input[..]) };
