@@ -252,13 +252,10 @@ impl Sockets {
         if conn.flags.has(Flags::EOF_DELIVERED) {
             return Step::Idle;
         }
-        if conn.flags.has(Flags::FILTERED)
-            && let Some(filtering) = conn.extras.as_mut().and_then(|extras| extras.filter.as_mut())
-            && let Err(e) = filtering.filter.end(&filtering.wire)
-        {
-            self.end(token, CloseReason::Error(e));
+        if conn.flags.has(Flags::FILTERED) && !self.filter_is_done(token) {
             return Step::Idle;
         }
+        let Some(conn) = connection_in(&mut self.table, token) else { return Step::Idle };
         conn.flags.set(Flags::EOF_DELIVERED);
         let rest = take_unread_if(conn, |_| true).unwrap_or_default();
         self.stats.held -= rest.len() as u64;
@@ -417,6 +414,20 @@ impl Sockets {
         if again {
             self.decode(token, &mut BytesMut::new());
             self.offer(token);
+        }
+    }
+
+    /// The peer's half has ended on the wire: whether the filter agrees that this is the end. If not, the stream
+    /// was cut, and so is the connection.
+    pub fn filter_is_done(&mut self, token: Token) -> bool {
+        let Some(conn) = connection_in(&mut self.table, token) else { return true };
+        let Some(filtering) = conn.extras.as_mut().and_then(|extras| extras.filter.as_mut()) else { return true };
+        match filtering.filter.end(&filtering.wire) {
+            Ok(()) => true,
+            Err(e) => {
+                self.end(token, CloseReason::Error(e));
+                false
+            }
         }
     }
 

@@ -140,6 +140,10 @@ impl Sockets {
         if conn.flags.has(Flags::EOF_DELIVERED) {
             return;
         }
+        if conn.flags.has(Flags::FILTERED) && !self.filter_is_done(token) {
+            return;
+        }
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
         conn.flags.set(Flags::EOF_DELIVERED);
         let ended = conn.flags.has(Flags::SHUTDOWN) && conn.queued() == 0;
         self.finish_filter(other);
