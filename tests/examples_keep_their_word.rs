@@ -1,0 +1,251 @@
+//! The examples as somebody meets them who types their commands: what they print, serve, refuse and how they end.
+//!
+//! `cargo test` builds the examples; for this file alone, `cargo build --examples` comes first.
+
+mod support;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{DEADLINE, accept, full_listener, pattern, peer, read_all, upstream};
+
+fn example(name: &str) -> Command {
+    let mut path: PathBuf = std::env::current_exe().expect("this test has a file");
+    path.pop();
+    path.pop();
+    path.extend(["examples", name]);
+    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    let mut command = Command::new(path);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
+    command
+}
+
+/// A server that is killed when the test is over, however it ends.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(name: &str, arguments: &[&str]) -> Server {
+        let mut child = example(name).args(arguments).spawn().expect("it starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let address = line.strip_prefix("listening on ").and_then(|line| line.strip_suffix('\n'));
+        let address = address.unwrap_or_else(|| panic!("{name} says {line:?}")).to_owned();
+        Server { child, address }
+    }
+
+    fn ip(&self) -> SocketAddr {
+        self.address.parse().expect("an IP address")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+    }
+
+    /// How it ends, without being killed.
+    #[track_caller]
+    fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is ours") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn output(name: &str, arguments: &[&str]) -> Output {
+    example(name).args(arguments).output().expect("it starts")
+}
+
+/// That it cannot start: one line on stderr that names the trouble, nothing on stdout, exit code 1.
+#[track_caller]
+fn fails(name: &str, arguments: &[&str], trouble: &str) {
+    let output = output(name, arguments);
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with(&format!("{name}: ")) && stderr.contains(trouble), "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
+fn exchange(mut stream: TcpStream, data: Vec<u8>) -> Vec<u8> {
+    let mut writer = stream.try_clone().expect("a second handle");
+    let writer = thread::spawn(move || {
+        writer.write_all(&data).expect("written");
+        writer.shutdown(Shutdown::Write).expect("the half ends");
+    });
+    let all = read_all(&mut stream);
+    writer.join().expect("everything is written");
+    all
+}
+
+#[test]
+fn each_has_a_help() {
+    for name in ["echo", "relay"] {
+        let output = output(name, &["--help"]);
+        assert_eq!(output.status.code(), Some(0));
+        let help = String::from_utf8(output.stdout).expect("text");
+        assert!(help.contains("Usage") && help.contains("--max-connections"), "{help}");
+    }
+}
+
+#[test]
+fn what_keeps_one_from_starting_is_said_in_a_line() {
+    let (_taken, taken) = upstream();
+    fails("echo", &["nonsense"], "nonsense");
+    fails("echo", &[&taken.to_string()], "in use");
+    fails("echo", &["unix:/no/such/directory/socket"], "No such file");
+    fails("relay", &["nonsense", "127.0.0.1:1"], "nonsense");
+    fails("relay", &[&taken.to_string(), "127.0.0.1:1"], "in use");
+    fails("relay", &["127.0.0.1:0", "no upstream"], "no upstream");
+}
+
+#[test]
+fn echo_sends_back_what_it_gets_on_the_port_that_it_names() {
+    let name = format!("unix:@plimsoll-example-{}", std::process::id());
+    for arguments in [&["127.0.0.1:0"][..], &["127.0.0.1:0", "--split"], &["[::1]:0", "--idle-timeout", "30"]] {
+        let server = Server::start("echo", arguments);
+        assert_ne!(server.ip().port(), 0);
+        assert!(exchange(peer(server.ip()), pattern(3_000_000, 1)) == pattern(3_000_000, 1));
+    }
+    assert_eq!(Server::start("echo", &[&name]).address, name);
+}
+
+#[test]
+fn each_ends_with_zero_on_a_signal_when_what_is_queued_has_gone_out() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut echo = Server::start("echo", &["127.0.0.1:0"]);
+        let idle = peer(echo.ip());
+        let mut stream = peer(echo.ip());
+        // Not read, so most of the echo waits in the server when the signal comes.
+        stream.set_write_timeout(Some(Duration::from_millis(200))).expect("a time-out");
+        let data = pattern(30 << 20, 2);
+        let mut written = 0;
+        while let Ok(n) = stream.write(&data[written..]) {
+            written += n;
+        }
+        assert!(written < data.len(), "the server takes all of it although nobody reads");
+        echo.signal(signal);
+        let mut read = Vec::new();
+        // It has not read all that was written, so the end may well be an RST; what it took it has sent by then.
+        let _ = stream.read_to_end(&mut read);
+        assert!(data.starts_with(&read), "what came is not what was sent");
+        assert!(read.len() > 1 << 20, "{} bytes", read.len());
+        assert_eq!(echo.wait(), Some(0));
+        assert_eq!((&idle).read(&mut [0]).expect("the end"), 0);
+        let refused = TcpStream::connect(echo.ip()).expect_err("it is gone");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+
+        let mut relay = Server::start("relay", &["127.0.0.1:0", "127.0.0.1:1"]);
+        relay.signal(signal);
+        assert_eq!(relay.wait(), Some(0));
+    }
+}
+
+#[test]
+fn echo_that_was_told_to_stop_twice_stops_at_once() {
+    let mut echo = Server::start("echo", &["127.0.0.1:0"]);
+    let mut stuck = peer(echo.ip());
+    stuck.set_write_timeout(Some(Duration::from_millis(200))).expect("a time-out");
+    while stuck.write(&[0; 64 * 1024]).is_ok() {}
+    let start = Instant::now();
+    echo.signal(Signal::SIGINT);
+    // Two signals that come together count as one.
+    while TcpStream::connect(echo.ip()).is_ok() {
+        assert!(start.elapsed() < DEADLINE, "it goes on accepting");
+    }
+    assert!(echo.child.try_wait().expect("it is ours").is_none(), "it waits for its peer to read");
+    echo.signal(Signal::SIGINT);
+    assert_eq!(echo.wait(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(4), "not by the deadline: {:?}", start.elapsed());
+}
+
+#[test]
+fn relay_carries_both_ways_and_each_end_by_itself() {
+    let (listener, address) = upstream();
+    for upstream in [address.to_string(), format!("localhost:{}", address.port())] {
+        let relay = Server::start("relay", &["127.0.0.1:0", &upstream, "--high-water", "10000"]);
+        let mut client = peer(relay.ip());
+        client.write_all(b"request").expect("written");
+        client.shutdown(Shutdown::Write).expect("the half ends");
+        let mut server = accept(&listener);
+        assert_eq!(read_all(&mut server), b"request");
+        server.write_all(b"reply").expect("the other half is open");
+        drop(server);
+        assert_eq!(read_all(&mut client), b"reply");
+    }
+    let echo = Server::start("echo", &["127.0.0.1:0"]);
+    let relay = Server::start("relay", &["127.0.0.1:0", &echo.address]);
+    assert!(exchange(peer(relay.ip()), pattern(5_000_000, 3)) == pattern(5_000_000, 3));
+}
+
+/// That the connection ends, in order or not, within a time that tells it from any time-out.
+#[track_caller]
+fn dropped(mut client: TcpStream, within: Duration) {
+    let start = Instant::now();
+    match client.read(&mut [0]) {
+        Ok(0) => {}
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(start.elapsed() < within, "{:?}", start.elapsed());
+}
+
+#[test]
+fn relay_drops_its_client_at_once_when_the_upstream_cannot_be_reached() {
+    let (listener, address) = upstream();
+    drop(listener);
+    for upstream in [address.to_string(), "unix:/no/such/socket".into(), format!("localhost:{}", address.port())] {
+        let relay = Server::start("relay", &["127.0.0.1:0", &upstream]);
+        for _ in 0..3 {
+            dropped(peer(relay.ip()), Duration::from_secs(2));
+        }
+    }
+}
+
+#[test]
+fn relay_accepts_while_the_upstream_is_slow_and_gives_up_at_the_time_out() {
+    let (full, address) = full_listener();
+    let relay = Server::start("relay", &["127.0.0.1:0", &address.to_string(), "--connect-timeout", "1"]);
+    let start = Instant::now();
+    let mut clients: Vec<_> = (0..5).map(|_| peer(relay.ip())).collect();
+    clients.iter_mut().for_each(|client| client.write_all(b"waiting").expect("it is accepted"));
+    clients.into_iter().for_each(|client| dropped(client, Duration::from_secs(5)));
+    assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
+    drop(full);
+}
+
+#[test]
+fn relay_ends_idle_pairs_and_leaves_those_over_the_limit_waiting() {
+    let echo = Server::start("echo", &["127.0.0.1:0"]);
+    let relay =
+        Server::start("relay", &["127.0.0.1:0", &echo.address, "--idle-timeout", "1", "--max-connections", "1"]);
+    let mut first = peer(relay.ip());
+    let second = peer(relay.ip());
+    first.write_all(b"x").expect("written");
+    first.read_exact(&mut [0]).expect("echoed");
+    second.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+    assert_eq!((&second).read(&mut [0]).expect_err("it waits").kind(), ErrorKind::WouldBlock);
+    dropped(first, Duration::from_secs(5));
+    (&second).write_all(b"y").expect("written");
+    second.set_read_timeout(Some(DEADLINE)).expect("a time-out");
+    (&second).read_exact(&mut [0]).expect("it has its turn");
+}
