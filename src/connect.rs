@@ -253,15 +253,58 @@ impl Sockets {
     }
 }
 
-/// Whether a socket is connected to itself. Only a connection to a port of this machine can be, and those have
-/// the same address at both ends.
+/// Whether a socket is connected to itself: it then has the same address at both ends. The peer is asked of the
+/// kernel, because what the program named may have been "any" address, which the kernel takes for the loopback.
 fn is_to_itself(fd: &Fd, peer: &Address) -> bool {
-    peer.ip().is_some() && sys::socket::local_address(fd).is_ok_and(|local| local == *peer)
+    let Some(port) = peer.port() else { return false };
+    let Ok(local) = sys::socket::local_address(fd) else { return false };
+    // Nearly always the ports differ, and the second call is spared.
+    local.port() == Some(port) && sys::socket::peer_address(fd).is_ok_and(|peer| peer == local)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::ReactorOptions;
+
+    /// A socket that is connected to itself, made on purpose: bound first, then connected to where it is bound.
+    /// `named` is what the program asked for.
+    fn outcome_of_a_connection_to_itself(bound: &str, named: &str) -> Option<CloseReason> {
+        let bound: Address = bound.parse().expect("an address");
+        let mut sockets = Sockets::new(&ReactorOptions::default()).expect("an epoll instance");
+        let token = sockets.begin_connecting(Rc::default());
+        let fd = sys::socket::stream(bound.family()).expect("a socket");
+        sys::socket::bind(&fd, &bound).expect("a free port");
+        let port = sys::socket::local_address(&fd).ok().and_then(|address| address.port()).expect("a port");
+        let named = SocketAddr::new(named.parse().expect("an IP address"), port);
+        match sys::socket::connect(&fd, &named.into()) {
+            Err(e) if !sys::errno::is_in_progress(&e) => panic!("{e}"),
+            _ => {}
+        }
+        let conn = sockets.connection_mut(token).expect("in the making");
+        conn.peer = named.into();
+        conn.fd = Some(fd);
+        conn.extras().attempt = Some(Attempt { remaining: VecDeque::new(), last_error: None, since_turn: 0 });
+        sockets.stats.turns = 1;
+        sockets.check_connected(token);
+        sockets.take_ended().map(|(_, why)| why)
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_refused() {
+        for (bound, named) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+            // The kernel takes "any" for the loopback, and puts that into the socket's own addresses.
+            ("127.0.0.1:0", "0.0.0.0"),
+            ("[::1]:0", "::"),
+        ] {
+            match outcome_of_a_connection_to_itself(bound, named) {
+                Some(CloseReason::Connect(e)) => assert_eq!(e.kind(), ErrorKind::ConnectionRefused),
+                other => panic!("{bound} to {named}: {other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn text_is_an_address_a_name_or_an_error() {
