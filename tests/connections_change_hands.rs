@@ -101,7 +101,7 @@ impl Handler<Record> for Handover {
         let Some(end) = input.iter().position(|byte| *byte == b'\n') else { return };
         let line = input.split_to(end + 1);
         ctx.send(line.freeze());
-        ctx.send(&pattern(2_000, 3));
+        ctx.send(pattern(2_000, 3));
         let token = ctx.token;
         let mut detached = ctx.detach(token).expect("it is open");
         assert!(detached.unread.is_empty(), "what is in `input` is ours to take along");
