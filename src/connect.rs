@@ -271,7 +271,7 @@ mod tests {
     /// `named` is what the program asked for.
     fn outcome_of_a_connection_to_itself(bound: &str, named: &str) -> Option<CloseReason> {
         let bound: Address = bound.parse().expect("an address");
-        let mut sockets = Sockets::new(&ReactorOptions::default()).expect("an epoll instance");
+        let mut sockets = Sockets::new(&ReactorOptions::default(), sys::clock::now()).expect("an epoll instance");
         let token = sockets.begin_connecting(Rc::default());
         let fd = sys::socket::stream(bound.family()).expect("a socket");
         sys::socket::bind(&fd, &bound).expect("a free port");
@@ -284,7 +284,7 @@ mod tests {
         let conn = sockets.connection_mut(token).expect("in the making");
         conn.peer = named.into();
         conn.fd = Some(fd);
-        conn.extras().attempt = Some(Attempt { remaining: VecDeque::new(), last_error: None, since_turn: 0 });
+        conn.extras().attempt = Some(Box::new(Attempt { remaining: VecDeque::new(), last_error: None, since_turn: 0 }));
         sockets.stats.turns = 1;
         sockets.check_connected(token);
         sockets.take_ended().map(|(_, why)| why)
