@@ -144,6 +144,7 @@ impl Handler for Line {
 
 #[test]
 fn a_connection_whose_input_had_to_wait() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut reactor = Reactor::new(()).unwrap();
     let listener = reactor.net.listen("127.0.0.1:0", |_, _| Some(Line)).unwrap();
     let address = address_of(&reactor, listener);
