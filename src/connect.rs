@@ -18,8 +18,10 @@
 //! It is treated as what it is: connection refused.
 
 use crate::connection::{Attempt, Connection, Flags, Phase};
-use crate::handler::CloseReason;
+use crate::handler::{CloseReason, Handler};
+use crate::handlers::Newborn;
 use crate::listener::KernelOptions;
+use crate::net::Net;
 use crate::options::StreamOptions;
 use crate::sockets::{Sockets, connection_in};
 use crate::sys::{self, Address, Fd};
@@ -116,6 +118,64 @@ impl From<(&str, u16)> for Target {
         match host.parse::<std::net::IpAddr>() {
             Ok(ip) => SocketAddr::from((ip, port)).into(),
             Err(_) => Target::Name { host: host.to_owned(), port },
+        }
+    }
+}
+
+impl<A: 'static> Net<A> {
+    /// Connects to `target`, an address or a name, with the default options.
+    ///
+    /// The token is good at once: what is sent waits until the connection is made, and `on_open` says that it is.
+    /// Failure of any kind, a malformed target included, is the handler's `on_close` with [`CloseReason::Connect`], in
+    /// this turn at the earliest and never from within this call. Addresses are tried one after the other; the whole
+    /// has [`StreamOptions::connect_timeout`], the look-up of a name included. To cancel, [`close`](Net::close).
+    pub fn connect(&mut self, target: impl Into<Target>, handler: impl Handler<A>) -> Token {
+        let options = self.sockets.default_stream.clone();
+        self.connect_sharing(target.into(), options, Box::new(handler))
+    }
+
+    /// [`connect`](Net::connect) with options. Where many connections have the same, pass clones of one `Rc`: they
+    /// share it.
+    pub fn connect_with(
+        &mut self,
+        target: impl Into<Target>,
+        options: impl Into<Rc<StreamOptions>>,
+        handler: impl Handler<A>,
+    ) -> Token {
+        self.connect_sharing(target.into(), options.into(), Box::new(handler))
+    }
+
+    fn connect_sharing(&mut self, target: Target, options: Rc<StreamOptions>, handler: Box<dyn Handler<A>>) -> Token {
+        let token = self.sockets.begin_connecting(options);
+        self.newborn.push((token, Newborn::Connection(handler)));
+        self.seek(token, target);
+        token
+    }
+
+    /// Finds the addresses of a target, and has them tried.
+    pub(crate) fn seek(&mut self, token: Token, target: Target) {
+        match target {
+            Target::Addresses(addresses) => self.sockets.connect_to(token, addresses),
+            Target::Invalid(text) => {
+                let e = io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{text:?} is neither an address nor host:port"),
+                );
+                self.sockets.connect_failed(token, e);
+            }
+            Target::Name { host, port } => {
+                let look_up = move || sys::address::resolve(&host, port);
+                let submitted = self.offload(look_up, move |lp, found| match found {
+                    Ok(Ok(addresses)) => {
+                        lp.net.sockets.connect_to(token, addresses.into_iter().map(Address::from).collect());
+                    }
+                    Ok(Err(e)) => lp.net.sockets.connect_failed(token, e),
+                    Err(panicked) => lp.net.sockets.connect_failed(token, io::Error::other(panicked)),
+                });
+                if let Err(e) = submitted {
+                    self.sockets.connect_failed(token, io::Error::other(e));
+                }
+            }
         }
     }
 }

@@ -8,13 +8,16 @@
 //! next wait, so nothing need be remembered. They ask for output only while some waits, because UDP reports
 //! room after every send.
 
+use crate::handler::{Ctx, Payload};
+use crate::handlers::Newborn;
+use crate::net::Net;
 use crate::options::UdpOptions;
 use crate::poller::{Interest, Readiness};
 use crate::sockets::{Due, Sockets, Source};
-use crate::sys::datagram::{self, BATCH_LIMIT, Inbox, Outgoing};
+use crate::sys::datagram::{self, BATCH_LIMIT, Inbox, Interface, Outgoing, Received};
 use crate::sys::errno::{DatagramError, classify_datagram};
 use crate::sys::socket::Family;
-use crate::sys::{self, Address, Fd};
+use crate::sys::{self, Address, Fd, ToAddress};
 use crate::timer::TimerId;
 use crate::token::Token;
 use bytes::Bytes;
@@ -268,6 +271,139 @@ impl Sockets {
         self.reaped.push(token);
         self.closed.push(token);
     }
+}
+
+impl<A: 'static> Net<A> {
+    /// Binds a UDP socket (or a Unix datagram socket) with the default options; `receiver` is called for each
+    /// datagram.
+    ///
+    /// # Errors
+    /// Those of socket(2), setsockopt(2), bind(2) and epoll_ctl(2).
+    pub fn udp(
+        &mut self,
+        addr: impl ToAddress,
+        receiver: impl FnMut(&mut Ctx<'_, A>, Received<'_>) + 'static,
+    ) -> io::Result<Token> {
+        self.udp_with(addr, UdpOptions::default(), receiver)
+    }
+
+    /// [`udp`](Net::udp) with options.
+    ///
+    /// # Errors
+    /// Those of [`udp`](Net::udp).
+    pub fn udp_with(
+        &mut self,
+        addr: impl ToAddress,
+        options: UdpOptions,
+        receiver: impl FnMut(&mut Ctx<'_, A>, Received<'_>) + 'static,
+    ) -> io::Result<Token> {
+        let token = self.sockets.bind_datagram(&addr.to_address()?, options)?;
+        self.newborn.push((token, Newborn::Datagram(Box::new(receiver))));
+        Ok(token)
+    }
+
+    /// Queues a datagram; it goes out when the turn settles. One that the kernel will not have (EMSGSIZE,
+    /// EPERM, no route) is dropped and counted in [`Stats::datagrams_dropped`](crate::Stats::datagrams_dropped). That it arrives, once and in order, is
+    /// not promised by anybody.
+    pub fn send_to(&mut self, udp: Token, to: impl Into<Address>, data: impl Payload) -> Admission {
+        self.send_from(udp, to, data, 0, None)
+    }
+
+    /// [`send_to`](Net::send_to) through a chosen interface (its index; 0 as the routing table says), from a
+    /// chosen address of ours. To answer a datagram the way it came, pass its
+    /// [`interface`](crate::Datagram::interface) and [`local`](crate::Datagram::local).
+    pub fn send_from(
+        &mut self,
+        udp: Token,
+        to: impl Into<Address>,
+        data: impl Payload,
+        interface: u32,
+        from: Option<IpAddr>,
+    ) -> Admission {
+        self.sockets.send_datagram(udp, Packet { to: to.into(), data: into_bytes(data), interface, from })
+    }
+
+    /// Queues a datagram to the broadcast address of every IPv4 interface that has one and is up, through that
+    /// interface; how many were queued.
+    ///
+    /// # Errors
+    /// Those of getifaddrs(3).
+    pub fn broadcast(&mut self, udp: Token, port: u16, data: impl Payload) -> io::Result<usize> {
+        let data = into_bytes(data);
+        let mut queued = 0;
+        for interface in sys::datagram::interfaces()? {
+            let Some(to) = interface.broadcast.filter(|_| interface.up) else { continue };
+            let packet = Packet {
+                to: Address::from((IpAddr::V4(to), port)),
+                data: data.clone(),
+                interface: interface.index,
+                from: None,
+            };
+            queued += usize::from(self.sockets.send_datagram(udp, packet) == Admission::Queued);
+        }
+        Ok(queued)
+    }
+
+    /// The machine's network interfaces, one entry for each address.
+    ///
+    /// # Errors
+    /// Those of getifaddrs(3).
+    pub fn interfaces(&self) -> io::Result<Vec<Interface>> {
+        sys::datagram::interfaces()
+    }
+
+    /// Receives what is sent to a multicast group, on one interface (its index; 0: the routing table's choice).
+    ///
+    /// # Errors
+    /// Those of setsockopt(2): EADDRINUSE when joined already, ENODEV; a stale token (NotFound).
+    pub fn join_multicast(&mut self, udp: Token, group: IpAddr, interface: u32) -> io::Result<()> {
+        sys::datagram::join_multicast(self.udp_fd(udp)?, &group, interface)
+    }
+
+    /// Takes back [`join_multicast`](Net::join_multicast).
+    ///
+    /// # Errors
+    /// Those of setsockopt(2): EADDRNOTAVAIL when not joined; a stale token (NotFound).
+    pub fn leave_multicast(&mut self, udp: Token, group: IpAddr, interface: u32) -> io::Result<()> {
+        sys::datagram::leave_multicast(self.udp_fd(udp)?, &group, interface)
+    }
+
+    /// Whether members of a group on this machine hear what this socket sends to it. At first they do.
+    ///
+    /// This and the next two are about the IP version of the socket's own address, and hold from the next
+    /// datagram that the kernel is offered: what is queued in this turn is among them.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2): EOPNOTSUPP on a Unix socket; a stale token (NotFound).
+    pub fn set_multicast_loop(&mut self, udp: Token, on: bool) -> io::Result<()> {
+        self.sockets.set_multicast(udp, sys::datagram::set_multicast_loop, on)
+    }
+
+    /// How many routers a multicast datagram of this socket may pass, plus one. At first it is 1, which keeps
+    /// them on the local network; 0 keeps them on this machine.
+    ///
+    /// # Errors
+    /// Those of [`set_multicast_loop`](Net::set_multicast_loop).
+    pub fn set_multicast_ttl(&mut self, udp: Token, hops: u8) -> io::Result<()> {
+        self.sockets.set_multicast(udp, sys::datagram::set_multicast_ttl, hops)
+    }
+
+    /// Through which interface (its index) this socket's multicast goes out, unless
+    /// [`send_from`](Net::send_from) names one. At first it is 0: the routing table's choice.
+    ///
+    /// # Errors
+    /// Those of [`set_multicast_loop`](Net::set_multicast_loop), and EADDRNOTAVAIL or ENODEV: no such interface.
+    pub fn set_multicast_interface(&mut self, udp: Token, interface: u32) -> io::Result<()> {
+        self.sockets.set_multicast(udp, sys::datagram::set_multicast_interface, interface)
+    }
+
+    fn udp_fd(&self, udp: Token) -> io::Result<&Fd> {
+        self.sockets.datagram_fd(udp).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+fn into_bytes(data: impl Payload) -> Bytes {
+    if data.is_owned() { data.into_shared() } else { Bytes::copy_from_slice(data.as_bytes()) }
 }
 
 fn send_batch<'a>(fd: &Fd, queue: &'a VecDeque<Packet>) -> io::Result<usize> {

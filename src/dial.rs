@@ -16,7 +16,8 @@
 
 use crate::connect::Target;
 use crate::handler::{CloseReason, Ctx, Handler, Loop};
-use crate::net::{Net, Newborn};
+use crate::handlers::Newborn;
+use crate::net::Net;
 use crate::options::{DialOptions, StreamOptions};
 use crate::sockets::Due;
 use crate::sys;

@@ -66,13 +66,18 @@
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 #![deny(unsafe_code)]
 
+mod closures;
 pub mod codec;
 mod connect;
 mod connection;
 mod datagram;
+mod deadlines;
 mod dial;
+mod ending;
 mod filter;
 mod handler;
+mod handlers;
+mod handover;
 mod intake;
 mod listener;
 mod mailbox;
@@ -92,12 +97,14 @@ mod token;
 mod workers;
 
 pub use bytes::{Bytes, BytesMut};
+pub use closures::{Letter, Mailbox, PostError, WorkRefused};
 pub use connect::Target;
 pub use datagram::Admission;
 pub use dial::DialToken;
 pub use filter::Filter;
 pub use handler::{CloseReason, Ctx, Flow, Handler, Loop, Payload};
-pub use net::{Detached, Letter, Mailbox, Net, PostError, WorkRefused};
+pub use handover::Detached;
+pub use net::Net;
 pub use options::{AtLimit, DialOptions, ListenOptions, ReactorOptions, RelayOptions, StreamOptions, UdpOptions};
 pub use reactor::Reactor;
 pub use stats::Stats;

@@ -7,83 +7,35 @@
 //! What follows is delivered later in the same turn, or in the next one, without sleeping, if it was asked for
 //! while the turn settles.
 
-use crate::connect::Target;
+use crate::closures::{Alarm, Deferred, EachFn, JobDone, Mail};
 use crate::connection::{Connection, Flags, Phase};
-use crate::datagram::{Admission, Packet};
 use crate::dial::Dialer;
 use crate::filter::Filter;
-use crate::handler::{CloseReason, Ctx, Flow, Handler, Loop, Payload};
+use crate::handler::{Ctx, Flow, Handler, Payload};
+use crate::handlers::{Newborn, boxed_acceptor};
 use crate::listener::KernelOptions;
 use crate::mailbox;
-use crate::options::{ListenOptions, ReactorOptions, RelayOptions, StreamOptions, UdpOptions};
+use crate::options::{ListenOptions, ReactorOptions, RelayOptions, StreamOptions};
 use crate::output::LINK_MIN_BYTES;
 use crate::poller::Interest;
 use crate::signal::Signals;
-use crate::sockets::{Bell, Due, Sockets, Source};
+use crate::sockets::{Bell, Sockets, Source};
 use crate::stats::Stats;
 use crate::sys::clock::Moment;
-use crate::sys::datagram::{Interface, Received};
 use crate::sys::{self, Address, Fd, TcpInfo, ToAddress};
-use crate::timer::TimerId;
 use crate::token::{Table, Token};
-use crate::workers::{WorkPanicked, Workers, run_caught};
-use bytes::{Bytes, BytesMut};
+use crate::workers::Workers;
+use bytes::BytesMut;
 use slab::Slab;
-use std::any::Any;
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
-use std::{error, fmt};
-
-/// A closure for the loop, from another thread.
-pub type Letter<A> = Box<dyn FnOnce(&mut Loop<'_, A>) + Send>;
-
-/// What comes through the mailbox.
-pub(crate) enum Mail<A> {
-    Letter(Letter<A>),
-    /// A worker has finished a piece of work.
-    Done {
-        job: usize,
-        result: Box<dyn Any + Send>,
-    },
-}
-
-/// What is to find its place beside the network before its first callback.
-pub(crate) enum Newborn<A> {
-    Connection(Box<dyn Handler<A>>),
-    Listener(Acceptor<A>),
-    Datagram(Receiver<A>),
-}
-
-pub(crate) type Acceptor<A> = Box<dyn FnMut(&mut Ctx<'_, A>, &Address) -> Option<Box<dyn Handler<A>>>>;
-pub(crate) type Receiver<A> = Box<dyn FnMut(&mut Ctx<'_, A>, Received<'_>)>;
-
-/// What `defer` and `tell` have asked for.
-pub(crate) enum Deferred<A> {
-    Call(OnceFn<A>),
-    Tell(Token, Telling<A>),
-}
-
-/// Answers whether the handler was of the type that it is for.
-pub(crate) type Telling<A> = Box<dyn FnOnce(&mut dyn Any, &mut Ctx<'_, A>) -> bool>;
-
-/// A timer's closure.
-pub(crate) enum Alarm<A> {
-    Once(OnceFn<A>),
-    /// The closure is out while it runs.
-    Every(Duration, Option<EachFn<A>>),
-}
-
-type JobDone<A> = Box<dyn FnOnce(&mut Loop<'_, A>, Box<dyn Any + Send>)>;
-/// What the loop calls once, and what it calls each time.
-type OnceFn<A> = Box<dyn FnOnce(&mut Loop<'_, A>)>;
-type EachFn<A> = Box<dyn FnMut(&mut Loop<'_, A>)>;
+use std::time::Instant;
 
 /// Every socket of a reactor, and every verb.
 ///
-/// It is a field of [`Reactor`](crate::Reactor), and callbacks have it as [`Ctx::net`] and [`Loop::net`].
+/// It is a field of [`Reactor`](crate::Reactor), and callbacks have it as [`Ctx::net`] and [`Loop::net`](crate::Loop::net).
 pub struct Net<A = ()> {
     pub(crate) sockets: Sockets,
     pub(crate) newborn: Vec<(Token, Newborn<A>)>,
@@ -95,10 +47,10 @@ pub struct Net<A = ()> {
     pub(crate) signals: Signals<EachFn<A>>,
     pub(crate) closure_budget: usize,
     /// One moment on both scales: the public one is the standard library's.
-    anchor: (Instant, Moment),
-    sender: mailbox::Sender<Mail<A>>,
-    workers: Workers,
-    work_limit: usize,
+    pub(crate) anchor: (Instant, Moment),
+    pub(crate) sender: mailbox::Sender<Mail<A>>,
+    pub(crate) workers: Workers,
+    pub(crate) work_limit: usize,
 }
 
 impl<A> fmt::Debug for Net<A> {
@@ -215,129 +167,6 @@ impl<A: 'static> Net<A> {
 
     // ── Connections ──────────────────────────────────────────────────────────────────────────────────────────
 
-    /// Connects to `target`, an address or a name, with the default options.
-    ///
-    /// The token is good at once: what is sent waits until the connection is made, and `on_open` says that it is.
-    /// Failure of any kind, a malformed target included, is the handler's `on_close` with [`CloseReason::Connect`], in
-    /// this turn at the earliest and never from within this call. Addresses are tried one after the other; the whole
-    /// has [`StreamOptions::connect_timeout`], the look-up of a name included. To cancel, [`close`](Net::close).
-    pub fn connect(&mut self, target: impl Into<Target>, handler: impl Handler<A>) -> Token {
-        let options = self.sockets.default_stream.clone();
-        self.connect_sharing(target.into(), options, Box::new(handler))
-    }
-
-    /// [`connect`](Net::connect) with options. Where many connections have the same, pass clones of one `Rc`: they
-    /// share it.
-    pub fn connect_with(
-        &mut self,
-        target: impl Into<Target>,
-        options: impl Into<Rc<StreamOptions>>,
-        handler: impl Handler<A>,
-    ) -> Token {
-        self.connect_sharing(target.into(), options.into(), Box::new(handler))
-    }
-
-    fn connect_sharing(&mut self, target: Target, options: Rc<StreamOptions>, handler: Box<dyn Handler<A>>) -> Token {
-        let token = self.sockets.begin_connecting(options);
-        self.newborn.push((token, Newborn::Connection(handler)));
-        self.seek(token, target);
-        token
-    }
-
-    /// Finds the addresses of a target, and has them tried.
-    pub(crate) fn seek(&mut self, token: Token, target: Target) {
-        match target {
-            Target::Addresses(addresses) => self.sockets.connect_to(token, addresses),
-            Target::Invalid(text) => {
-                let e = io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("{text:?} is neither an address nor host:port"),
-                );
-                self.sockets.connect_failed(token, e);
-            }
-            Target::Name { host, port } => {
-                let look_up = move || sys::address::resolve(&host, port);
-                let submitted = self.offload(look_up, move |lp, found| match found {
-                    Ok(Ok(addresses)) => {
-                        lp.net.sockets.connect_to(token, addresses.into_iter().map(Address::from).collect());
-                    }
-                    Ok(Err(e)) => lp.net.sockets.connect_failed(token, e),
-                    Err(panicked) => lp.net.sockets.connect_failed(token, io::Error::other(panicked)),
-                });
-                if let Err(e) = submitted {
-                    self.sockets.connect_failed(token, io::Error::other(e));
-                }
-            }
-        }
-    }
-
-    /// Takes over a connected stream socket, with what an earlier owner had read and not consumed, and taken
-    /// and not sent.
-    ///
-    /// `on_open` is called first, then `on_data` with what had been left unconsumed, in this turn or the next. The
-    /// connection has the default options; the socket is made non-blocking.
-    ///
-    /// # Errors
-    /// The descriptor is no connected stream socket (InvalidInput, ENOTCONN), cannot be watched (ENOSPC, ENOMEM), or the
-    /// loop is stopping. The socket is closed then, and what came with it is lost.
-    pub fn adopt(&mut self, connection: impl Into<Detached>, handler: impl Handler<A>) -> io::Result<Token> {
-        let Detached { fd, unread, unsent, ended, shutdown } = connection.into();
-        if self.sockets.is_stopping() {
-            return Err(io::Error::other("the loop is stopping"));
-        }
-        sys::socket::set_nonblocking(&fd)?;
-        if !sys::socket::is_stream(&fd)? {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
-        }
-        let peer = sys::socket::peer_address(&fd)?;
-        let options = self.sockets.default_stream.clone();
-        KernelOptions::of(&options).apply(KernelOptions::INITIAL, &fd, &peer)?;
-        let mut conn = Connection::new(Some(fd), peer, Phase::Open, options, self.sockets.now);
-        conn.flags.set(Flags::OPEN_DUE);
-        if ended {
-            conn.flags.set(Flags::EOF_READ);
-        }
-        if !unread.is_empty() {
-            self.sockets.stats.held += unread.len() as u64;
-            conn.unread = Some(Box::new(unread));
-            conn.flags.set(Flags::OFFER);
-        }
-        let token = self.sockets.add_connection(conn)?;
-        self.newborn.push((token, Newborn::Connection(Box::new(handler))));
-        self.sockets.opened(token);
-        self.sockets.mark_ready(token);
-        for piece in unsent {
-            self.sockets.send_shared(token, piece);
-        }
-        if shutdown {
-            self.sockets.shutdown(token);
-        }
-        Ok(token)
-    }
-
-    /// Gives an open connection away, to another reactor (through its mailbox) or to code of your own. The
-    /// handler gets `on_close` with [`CloseReason::Detached`]. What is still in the `input` of a running
-    /// `on_data` is the caller's to take along. `None` if the connection is not open, or has a filter; then it is as it
-    /// was. The socket is this loop's no more when this returns; the token does nothing from now on.
-    pub fn detach(&mut self, token: Token) -> Option<Detached> {
-        self.sockets.spill(token);
-        let conn = self.sockets.connection_mut(token)?;
-        if conn.phase != Phase::Open || conn.flags.has(Flags::FILTERED.or(Flags::BROKEN)) {
-            return None;
-        }
-        let held = conn.held();
-        let fd = conn.fd.take()?;
-        let unread = conn.unread.take().map(|unread| *unread).unwrap_or_default();
-        let ended = conn.flags.has(Flags::EOF_READ);
-        let shutdown = conn.flags.has(Flags::SHUTDOWN);
-        let unsent = conn.take_output();
-        self.sockets.stats.held -= held as u64;
-        // Without this the old loop would go on being told about a socket that is another's.
-        let _ = self.sockets.poller.remove(&fd);
-        self.sockets.end(token, CloseReason::Detached);
-        Some(Detached { fd, unread, unsent, ended, shutdown })
-    }
-
     /// Queues `data` for a connection.
     ///
     /// Data under 1 KiB is copied, larger owned data is linked. The queue is offered to the kernel when the
@@ -349,7 +178,7 @@ impl<A: 'static> Net<A> {
     /// [`StreamOptions::hard_limit`] in the queue, which ends the connection.
     ///
     /// What was taken goes to the kernel once and in order, or else `on_close` comes with a reason for which
-    /// [`CloseReason::is_orderly`] is false. That the *peer* has it is not promised: only the peer can say so.
+    /// [`CloseReason::is_orderly`](crate::CloseReason::is_orderly) is false. That the *peer* has it is not promised: only the peer can say so.
     #[inline]
     pub fn send(&mut self, token: Token, data: impl Payload) -> Flow {
         if data.as_bytes().len() < LINK_MIN_BYTES {
@@ -403,7 +232,7 @@ impl<A: 'static> Net<A> {
 
     /// Ends our half of the stream once everything queued is sent; input still comes. `send` answers
     /// [`Flow::Closed`] from now on. When the peer has ended its half too, `on_close` comes with
-    /// [`CloseReason::Done`]; there is no time limit on that but the idle time-out. Of a relayed connection, nothing.
+    /// [`CloseReason::Done`](crate::CloseReason::Done); there is no time limit on that but the idle time-out. Of a relayed connection, nothing.
     pub fn shutdown(&mut self, token: Token) {
         self.sockets.shutdown(token);
     }
@@ -411,15 +240,15 @@ impl<A: 'static> Net<A> {
     /// Ends a connection once everything queued is sent, or closes a listener or a datagram socket.
     ///
     /// The handler hears `on_close` and nothing else from now on, and input is discarded. `on_close` comes when the
-    /// kernel has everything: this turn, if nothing has to wait. The reason is [`CloseReason::Local`], or
-    /// [`CloseReason::Unsent`] if the queue is not taken in time. The descriptor is given up when the peer has ended too, after [`StreamOptions::close_timeout`], or past
+    /// kernel has everything: this turn, if nothing has to wait. The reason is [`CloseReason::Local`](crate::CloseReason::Local), or
+    /// [`CloseReason::Unsent`](crate::CloseReason::Unsent) if the queue is not taken in time. The descriptor is given up when the peer has ended too, after [`StreamOptions::close_timeout`], or past
     /// [`StreamOptions::discard_limit`]; only the last two may cost the peer an RST.
     pub fn close(&mut self, token: Token) {
         self.sockets.close(token);
     }
 
     /// Ends a connection now, with an RST: what is queued is dropped. `on_close` comes with
-    /// [`CloseReason::Aborted`] when the turn settles, or in the next turn if it has settled. A listener or a datagram
+    /// [`CloseReason::Aborted`](crate::CloseReason::Aborted) when the turn settles, or in the next turn if it has settled. A listener or a datagram
     /// socket is closed.
     pub fn abort(&mut self, token: Token) {
         self.sockets.abort(token);
@@ -517,7 +346,7 @@ impl<A: 'static> Net<A> {
     /// until both are done. Either may still be in the making. Their handlers hear `on_open`, `on_timer` and
     /// `on_close`; what they had left unconsumed goes first. `false` if either is not there to be joined.
     ///
-    /// When one side ends abnormally the other is aborted with [`CloseReason::Relay`], so that a stream that was
+    /// When one side ends abnormally the other is aborted with [`CloseReason::Relay`](crate::CloseReason::Relay), so that a stream that was
     /// cut never looks whole.
     ///
     /// It cannot be undone. `send` and `shutdown` on either do nothing from now on (`send` answers
@@ -526,290 +355,12 @@ impl<A: 'static> Net<A> {
         self.sockets.join(a, b, &options)
     }
 
-    // ── Datagrams ────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Binds a UDP socket (or a Unix datagram socket) with the default options; `receiver` is called for each
-    /// datagram.
-    ///
-    /// # Errors
-    /// Those of socket(2), setsockopt(2), bind(2) and epoll_ctl(2).
-    pub fn udp(
-        &mut self,
-        addr: impl ToAddress,
-        receiver: impl FnMut(&mut Ctx<'_, A>, Received<'_>) + 'static,
-    ) -> io::Result<Token> {
-        self.udp_with(addr, UdpOptions::default(), receiver)
-    }
-
-    /// [`udp`](Net::udp) with options.
-    ///
-    /// # Errors
-    /// Those of [`udp`](Net::udp).
-    pub fn udp_with(
-        &mut self,
-        addr: impl ToAddress,
-        options: UdpOptions,
-        receiver: impl FnMut(&mut Ctx<'_, A>, Received<'_>) + 'static,
-    ) -> io::Result<Token> {
-        let token = self.sockets.bind_datagram(&addr.to_address()?, options)?;
-        self.newborn.push((token, Newborn::Datagram(Box::new(receiver))));
-        Ok(token)
-    }
-
-    /// Queues a datagram; it goes out when the turn settles. One that the kernel will not have (EMSGSIZE,
-    /// EPERM, no route) is dropped and counted in [`Stats::datagrams_dropped`]. That it arrives, once and in order, is
-    /// not promised by anybody.
-    pub fn send_to(&mut self, udp: Token, to: impl Into<Address>, data: impl Payload) -> Admission {
-        self.send_from(udp, to, data, 0, None)
-    }
-
-    /// [`send_to`](Net::send_to) through a chosen interface (its index; 0 as the routing table says), from a
-    /// chosen address of ours. To answer a datagram the way it came, pass its
-    /// [`interface`](crate::Datagram::interface) and [`local`](crate::Datagram::local).
-    pub fn send_from(
-        &mut self,
-        udp: Token,
-        to: impl Into<Address>,
-        data: impl Payload,
-        interface: u32,
-        from: Option<IpAddr>,
-    ) -> Admission {
-        self.sockets.send_datagram(udp, Packet { to: to.into(), data: into_bytes(data), interface, from })
-    }
-
-    /// Queues a datagram to the broadcast address of every IPv4 interface that has one and is up, through that
-    /// interface; how many were queued.
-    ///
-    /// # Errors
-    /// Those of getifaddrs(3).
-    pub fn broadcast(&mut self, udp: Token, port: u16, data: impl Payload) -> io::Result<usize> {
-        let data = into_bytes(data);
-        let mut queued = 0;
-        for interface in sys::datagram::interfaces()? {
-            let Some(to) = interface.broadcast.filter(|_| interface.up) else { continue };
-            let packet = Packet {
-                to: Address::from((IpAddr::V4(to), port)),
-                data: data.clone(),
-                interface: interface.index,
-                from: None,
-            };
-            queued += usize::from(self.sockets.send_datagram(udp, packet) == Admission::Queued);
-        }
-        Ok(queued)
-    }
-
-    /// The machine's network interfaces, one entry for each address.
-    ///
-    /// # Errors
-    /// Those of getifaddrs(3).
-    pub fn interfaces(&self) -> io::Result<Vec<Interface>> {
-        sys::datagram::interfaces()
-    }
-
-    /// Receives what is sent to a multicast group, on one interface (its index; 0: the routing table's choice).
-    ///
-    /// # Errors
-    /// Those of setsockopt(2): EADDRINUSE when joined already, ENODEV; a stale token (NotFound).
-    pub fn join_multicast(&mut self, udp: Token, group: IpAddr, interface: u32) -> io::Result<()> {
-        sys::datagram::join_multicast(self.udp_fd(udp)?, &group, interface)
-    }
-
-    /// Takes back [`join_multicast`](Net::join_multicast).
-    ///
-    /// # Errors
-    /// Those of setsockopt(2): EADDRNOTAVAIL when not joined; a stale token (NotFound).
-    pub fn leave_multicast(&mut self, udp: Token, group: IpAddr, interface: u32) -> io::Result<()> {
-        sys::datagram::leave_multicast(self.udp_fd(udp)?, &group, interface)
-    }
-
-    /// Whether members of a group on this machine hear what this socket sends to it. At first they do.
-    ///
-    /// This and the next two are about the IP version of the socket's own address, and hold from the next
-    /// datagram that the kernel is offered: what is queued in this turn is among them.
-    ///
-    /// # Errors
-    /// Those of setsockopt(2): EOPNOTSUPP on a Unix socket; a stale token (NotFound).
-    pub fn set_multicast_loop(&mut self, udp: Token, on: bool) -> io::Result<()> {
-        self.sockets.set_multicast(udp, sys::datagram::set_multicast_loop, on)
-    }
-
-    /// How many routers a multicast datagram of this socket may pass, plus one. At first it is 1, which keeps
-    /// them on the local network; 0 keeps them on this machine.
-    ///
-    /// # Errors
-    /// Those of [`set_multicast_loop`](Net::set_multicast_loop).
-    pub fn set_multicast_ttl(&mut self, udp: Token, hops: u8) -> io::Result<()> {
-        self.sockets.set_multicast(udp, sys::datagram::set_multicast_ttl, hops)
-    }
-
-    /// Through which interface (its index) this socket's multicast goes out, unless
-    /// [`send_from`](Net::send_from) names one. At first it is 0: the routing table's choice.
-    ///
-    /// # Errors
-    /// Those of [`set_multicast_loop`](Net::set_multicast_loop), and EADDRNOTAVAIL or ENODEV: no such interface.
-    pub fn set_multicast_interface(&mut self, udp: Token, interface: u32) -> io::Result<()> {
-        self.sockets.set_multicast(udp, sys::datagram::set_multicast_interface, interface)
-    }
-
-    fn udp_fd(&self, udp: Token) -> io::Result<&Fd> {
-        self.sockets.datagram_fd(udp).ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    // ── Time ─────────────────────────────────────────────────────────────────────────────────────────────────
+    // ── The loop ─────────────────────────────────────────────────────────────────────────────────────────────
 
     /// The time of this turn. The clock is read once a turn, and every deadline is reckoned from this.
     pub fn now(&self) -> Instant {
         let (instant, moment) = self.anchor;
         instant + self.sockets.now.since(moment)
-    }
-
-    /// Calls `call` once, `delay` after [`now`](Net::now), never earlier: in the first turn that begins then or later,
-    /// before its events are served. How much later depends on how long callbacks take;
-    /// [`Stats::worst_timer_lag_ns`] tells.
-    pub fn after(&mut self, delay: Duration, call: impl FnOnce(&mut Loop<'_, A>) + 'static) -> TimerId {
-        self.add_alarm(delay, Alarm::Once(Box::new(call)))
-    }
-
-    /// Calls `call` every `period`, the first time after one period. Calls keep to the grid of the first
-    /// deadline: they do not drift, and after a stall those that were missed are left out. A panic in `call` ends the
-    /// timer.
-    ///
-    /// # Panics
-    /// When `period` is zero.
-    pub fn every(&mut self, period: Duration, call: impl FnMut(&mut Loop<'_, A>) + 'static) -> TimerId {
-        assert!(!period.is_zero(), "a period of nothing would never end");
-        self.add_alarm(period, Alarm::Every(period, Some(Box::new(call))))
-    }
-
-    fn add_alarm(&mut self, delay: Duration, alarm: Alarm<A>) -> TimerId {
-        let key = self.alarms.insert(alarm);
-        let deadline = self.sockets.now + delay;
-        self.sockets.timers.insert(deadline, Due::Closure(key))
-    }
-
-    /// Moves a timer to `delay` from [`now`](Net::now); a periodic one goes on from there. `false` if it has
-    /// run, or was cancelled.
-    pub fn reset(&mut self, id: TimerId, delay: Duration) -> bool {
-        let deadline = self.sockets.now + delay;
-        self.sockets.timers.reset(id, deadline)
-    }
-
-    /// Takes a timer back; `false` if it has run, or was cancelled.
-    pub fn cancel(&mut self, id: TimerId) -> bool {
-        match self.sockets.timers.remove(id) {
-            Some(Due::Closure(key)) => self.alarms.try_remove(key).is_some(),
-            _ => false,
-        }
-    }
-
-    pub(crate) fn arm(&mut self, token: Token, key: u32, after: Duration) {
-        let deadline = self.sockets.now + after;
-        if !self.is_open(token) {
-            return;
-        }
-        let timers = &mut self.sockets.timers;
-        let Some(Source::Connection(conn)) = self.sockets.table.get_mut(token).map(|source| &mut **source) else {
-            return;
-        };
-        let keyed = &mut conn.extras().keyed;
-        match keyed.iter().find(|(armed, _)| *armed == key) {
-            Some((_, id)) => {
-                timers.reset(*id, deadline);
-            }
-            None => keyed.push((key, timers.insert(deadline, Due::Keyed(token, key)))),
-        }
-    }
-
-    pub(crate) fn disarm(&mut self, token: Token, key: u32) -> bool {
-        let Some(conn) = self.sockets.connection_mut(token) else { return false };
-        let Some(keyed) = conn.extras.as_mut().map(|extras| &mut extras.keyed) else { return false };
-        let Some(index) = keyed.iter().position(|(armed, _)| *armed == key) else { return false };
-        let (_, id) = keyed.swap_remove(index);
-        self.sockets.timers.remove(id).is_some()
-    }
-
-    // ── Closures ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Calls `call` when the turn settles, or in the next turn if it settles already; in the order of asking. Deferred
-    /// closures and [`tell`](Net::tell)s share [`ReactorOptions::closure_budget`] and an order.
-    pub fn defer(&mut self, call: impl FnOnce(&mut Loop<'_, A>) + 'static) {
-        self.deferred.push_back(Deferred::Call(Box::new(call)));
-    }
-
-    /// Calls `call` with the handler of another connection, when the turn settles. It is counted and dropped if
-    /// the token is stale by then, or the handler is not an `H`. Handlers in a `Box<dyn Handler>` are found by
-    /// their own type.
-    pub fn tell<H: Handler<A>>(&mut self, token: Token, call: impl FnOnce(&mut H, &mut Ctx<'_, A>) + 'static) {
-        let telling: Telling<A> = Box::new(move |mut handler, ctx| {
-            loop {
-                if handler.is::<H>() {
-                    let Some(handler) = handler.downcast_mut::<H>() else { return false };
-                    call(handler, ctx);
-                    return true;
-                }
-                match handler.downcast_mut::<Box<dyn Handler<A>>>() {
-                    Some(boxed) => handler = &mut **boxed,
-                    None => return false,
-                }
-            }
-        });
-        self.deferred.push_back(Deferred::Tell(token, telling));
-    }
-
-    /// Does `work` on a worker thread, and calls `done` on the loop with what it returned, or with its panic.
-    ///
-    /// For what would block: look-ups, disks, long sums. [`ReactorOptions::workers`] threads do it, started when
-    /// needed. `done` is mail, but never refused for want of room. Work cannot be taken back, and `stop` does not wait
-    /// for it: a result that comes after `run` has returned is seen by the next `run`, or dropped with the reactor.
-    ///
-    /// # Errors
-    /// As much work as the limit allows waits already; neither closure is called.
-    pub fn offload<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce() -> T + Send + 'static,
-        done: impl FnOnce(&mut Loop<'_, A>, Result<T, WorkPanicked>) + 'static,
-    ) -> Result<(), WorkRefused> {
-        // The pool bounds what is not finished; results that wait for their turn count too.
-        if self.jobs.len() >= self.work_limit {
-            return Err(WorkRefused);
-        }
-        let job = self.jobs.insert(Box::new(move |lp, result| {
-            if let Ok(result) = result.downcast() {
-                done(lp, *result);
-            }
-        }));
-        let sender = self.sender.clone();
-        let submitted = self.workers.submit(Box::new(move || {
-            let result: Box<dyn Any + Send> = Box::new(run_caught(work));
-            // Gone: the reactor was dropped meanwhile, and nobody waits for the result.
-            let _ = sender.post_reserved(Mail::Done { job, result });
-        }));
-        submitted.map_err(|_| {
-            drop(self.jobs.remove(job));
-            WorkRefused
-        })
-    }
-
-    /// Calls `call` on the loop whenever the signal has come; several that come at once count as one.
-    ///
-    /// A second closure for the same signal replaces the first. The signal is caught for the whole process, its mask
-    /// is left alone, and what was in force before is again when the reactor is dropped. Numbers are in
-    /// [`signum`](crate::signum).
-    ///
-    /// # Errors
-    /// EINVAL for signals that cannot be caught, EBUSY when another reactor of the process has this one.
-    pub fn on_signal(&mut self, signum: i32, call: impl FnMut(&mut Loop<'_, A>) + 'static) -> io::Result<()> {
-        let had_bell = self.signals.bell().is_some();
-        self.signals.add(signum, Box::new(call))?;
-        if let Some(bell) = self.signals.bell().filter(|_| !had_bell) {
-            let token = self.sockets.table.insert(Box::new(Source::Bell(Bell::Signal)));
-            if let Err(e) = self.sockets.poller.add(bell, Interest::BELL, token) {
-                self.sockets.table.remove(token);
-                self.signals = Signals::new();
-                return Err(e);
-            }
-        }
-        Ok(())
     }
 
     /// Stops the loop on SIGINT and SIGTERM; the second one cuts it short.
@@ -823,11 +374,6 @@ impl<A: 'static> Net<A> {
         Ok(())
     }
 
-    /// The door for other threads. It may outlive the reactor; a post is then refused.
-    pub fn mailbox(&self) -> Mailbox<A> {
-        Mailbox { sender: self.sender.clone() }
-    }
-
     /// The counters, as they are now.
     pub fn stats(&self) -> &Stats {
         &self.sockets.stats
@@ -839,7 +385,7 @@ impl<A: 'static> Net<A> {
     ///
     /// It takes effect when the turn settles. From now on nothing new is begun: [`listen`](Net::listen),
     /// [`udp`](Net::udp) and [`adopt`](Net::adopt) are errors, [`connect`](Net::connect) ends with
-    /// [`CloseReason::Stopped`], dialers are gone. Reasons are [`CloseReason::Stopped`], or [`CloseReason::Unsent`]
+    /// [`CloseReason::Stopped`](crate::CloseReason::Stopped), dialers are gone. Reasons are [`CloseReason::Stopped`](crate::CloseReason::Stopped), or [`CloseReason::Unsent`](crate::CloseReason::Unsent)
     /// where output was left. Timers and mail go on until `run` returns.
     pub fn stop(&mut self) {
         self.sockets.stop();
@@ -850,109 +396,3 @@ impl<A: 'static> Net<A> {
         self.sockets.has_work() || !self.deferred.is_empty() || !self.newborn.is_empty() || self.signals.has_pending()
     }
 }
-
-fn into_bytes(data: impl Payload) -> Bytes {
-    if data.is_owned() { data.into_shared() } else { Bytes::copy_from_slice(data.as_bytes()) }
-}
-
-fn boxed_acceptor<A: 'static, H: Handler<A>>(
-    mut factory: impl FnMut(&mut Ctx<'_, A>, &Address) -> Option<H> + 'static,
-) -> Acceptor<A> {
-    Box::new(move |ctx, peer| factory(ctx, peer).map(|handler| Box::new(handler) as Box<dyn Handler<A>>))
-}
-
-/// A connection between two owners: see [`Net::detach`] and [`Net::adopt`]. It may go to another thread.
-#[derive(Debug)]
-pub struct Detached {
-    /// The socket.
-    pub fd: Fd,
-    /// Read from it and not consumed.
-    pub unread: BytesMut,
-    /// Taken by `send` and not yet by the kernel, oldest first.
-    pub unsent: Vec<Bytes>,
-    /// Whether the peer's end was read.
-    pub ended: bool,
-    /// Whether our half has ended, or is to end behind `unsent`.
-    pub shutdown: bool,
-}
-
-impl From<Fd> for Detached {
-    fn from(fd: Fd) -> Detached {
-        Detached { fd, unread: BytesMut::new(), unsent: Vec::new(), ended: false, shutdown: false }
-    }
-}
-
-/// Brings closures from other threads to the loop. The only part of a reactor that may leave its thread.
-pub struct Mailbox<A = ()> {
-    sender: mailbox::Sender<Mail<A>>,
-}
-
-impl<A> Mailbox<A> {
-    /// Has `letter` called on the loop, in its next turn; wakes the loop with one system call if it sleeps, and
-    /// with none if it does not. Letters of one thread are called in the order in which they were posted.
-    ///
-    /// # Errors
-    /// The box is full, or the reactor is gone; the closure comes back.
-    pub fn post(&self, letter: impl FnOnce(&mut Loop<'_, A>) + Send + 'static) -> Result<(), PostError<A>> {
-        let returned = |mail| match mail {
-            Mail::Letter(letter) => letter,
-            Mail::Done { .. } => unreachable!("a letter was posted, so a letter comes back"),
-        };
-        self.sender.post(Mail::Letter(Box::new(letter))).map_err(|refused| match refused {
-            mailbox::Refused::Full(mail) => PostError::Full(returned(mail)),
-            mailbox::Refused::Gone(mail) => PostError::Gone(returned(mail)),
-        })
-    }
-}
-
-impl<A> Clone for Mailbox<A> {
-    fn clone(&self) -> Self {
-        Mailbox { sender: self.sender.clone() }
-    }
-}
-
-impl<A> fmt::Debug for Mailbox<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mailbox").finish_non_exhaustive()
-    }
-}
-
-/// A letter that was not taken.
-pub enum PostError<A = ()> {
-    /// As many wait as the limit allows.
-    Full(Letter<A>),
-    /// The reactor is gone.
-    Gone(Letter<A>),
-}
-
-impl<A> fmt::Debug for PostError<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PostError::Full(_) => "Full(..)",
-            PostError::Gone(_) => "Gone(..)",
-        })
-    }
-}
-
-impl<A> fmt::Display for PostError<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PostError::Full(_) => "the mailbox is full",
-            PostError::Gone(_) => "the reactor is gone",
-        })
-    }
-}
-
-impl<A> error::Error for PostError<A> {}
-
-/// Work that was not taken, because too much waits already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkRefused;
-
-impl fmt::Display for WorkRefused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("too much offloaded work waits already")
-    }
-}
-
-impl error::Error for WorkRefused {}

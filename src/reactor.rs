@@ -20,18 +20,19 @@
 //! The panic of a callback unwinds through here. All state lives in fields, never in locals that would be lost,
 //! so the loop can go on; the connection whose callback it was is aborted when the next turn begins.
 
+use crate::closures::{Deferred, Mail};
 use crate::connection::Flags;
 use crate::handler::{CloseReason, Ctx, Handler, Loop};
+use crate::handlers::{Handlers, Newborn};
 use crate::intake::{READ_BYTES, Step, addresses};
 use crate::listener::Accepted;
-use crate::net::{Acceptor, Alarm, Deferred, Mail, Net, Newborn, Receiver};
+use crate::net::Net;
 use crate::options::ReactorOptions;
 use crate::outflow::After;
 use crate::sockets::{Bell, Due, Served, Stopping};
 use crate::sys;
 use crate::sys::clock::Moment;
 use crate::sys::datagram::Inbox;
-use crate::timer::TimerId;
 use crate::token::Token;
 use bytes::BytesMut;
 use std::any::Any;
@@ -61,14 +62,6 @@ pub struct Reactor<A = ()> {
     spin: Duration,
     /// The time since the last wait is counted, or nobody has waited yet.
     counted: bool,
-}
-
-/// Handlers, by the slot of their socket, so that they lie beside the network.
-struct Handlers<A> {
-    connections: Vec<Option<Box<dyn Handler<A>>>>,
-    /// Few and rarely called, so found by search.
-    listeners: BTreeMap<Token, Acceptor<A>>,
-    datagrams: BTreeMap<Token, Receiver<A>>,
 }
 
 impl<A: 'static> Reactor<A> {
@@ -264,37 +257,6 @@ impl<A: 'static> Reactor<A> {
         stats.timers += 1;
         stats.total_timer_lag_ns += lag_ns;
         stats.worst_timer_lag_ns = stats.worst_timer_lag_ns.max(lag_ns);
-    }
-
-    fn ring_alarm(&mut self, id: TimerId, deadline: Moment, key: usize) {
-        let now = self.net.sockets.now;
-        match self.net.alarms.get_mut(key) {
-            Some(Alarm::Every(period, call)) => {
-                let next = next_on_grid(deadline, *period, now);
-                let Some(mut call) = call.take() else {
-                    // It panicked the last time.
-                    self.net.cancel(id);
-                    return;
-                };
-                // Armed before the call, so that the call may cancel it or move it.
-                self.net.sockets.timers.reset(id, next);
-                call(&mut self.lp());
-                if self.net.sockets.timers.get(id).is_some()
-                    && let Some(Alarm::Every(_, slot)) = self.net.alarms.get_mut(key)
-                {
-                    *slot = Some(call);
-                }
-            }
-            Some(Alarm::Once(_)) => {
-                self.net.sockets.timers.remove(id);
-                if let Alarm::Once(call) = self.net.alarms.remove(key) {
-                    call(&mut self.lp());
-                }
-            }
-            None => {
-                self.net.sockets.timers.remove(id);
-            }
-        }
     }
 
     // ── 5 dispatch ───────────────────────────────────────────────────────────────────────────────────────────
@@ -652,7 +614,7 @@ impl<A: 'static> Reactor<A> {
         self.net.sockets.flush_own(token);
     }
 
-    fn lp(&mut self) -> Loop<'_, A> {
+    pub(crate) fn lp(&mut self) -> Loop<'_, A> {
         Loop { app: &mut self.app, net: &mut self.net }
     }
 }
@@ -667,42 +629,5 @@ impl<A> AsFd for Reactor<A> {
 impl<A: std::fmt::Debug> std::fmt::Debug for Reactor<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reactor").field("app", &self.app).field("net", &self.net).finish_non_exhaustive()
-    }
-}
-
-impl<A: 'static> Handlers<A> {
-    fn insert(&mut self, token: Token, handler: Box<dyn Handler<A>>) {
-        let slot = token.slot();
-        if slot >= self.connections.len() {
-            self.connections.resize_with(slot + 1, || None);
-        }
-        self.connections[slot] = Some(handler);
-    }
-
-    fn take(&mut self, token: Token) -> Option<Box<dyn Handler<A>>> {
-        self.connections.get_mut(token.slot())?.take()
-    }
-}
-
-/// The first point of the grid `deadline + n · period` after `now`.
-fn next_on_grid(deadline: Moment, period: Duration, now: Moment) -> Moment {
-    let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
-    let late = now.nanos().saturating_sub(deadline.nanos());
-    Moment::from_nanos(deadline.nanos().saturating_add(late - late % period).saturating_add(period))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_periodic_timer_keeps_to_its_grid_after_a_stall() {
-        let start = sys::clock::now();
-        let ms = |n| start + Duration::from_millis(n);
-        let period = Duration::from_millis(10);
-        assert_eq!(next_on_grid(ms(10), period, ms(10)), ms(20));
-        assert_eq!(next_on_grid(ms(10), period, ms(19)), ms(20));
-        assert_eq!(next_on_grid(ms(10), period, ms(20)), ms(30));
-        assert_eq!(next_on_grid(ms(10), period, ms(95)), ms(100));
     }
 }

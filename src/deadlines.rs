@@ -1,0 +1,153 @@
+//! The library's own deadlines: idle and stalled connections, connections to be made or gone by a time, and calls
+//! to be made again.
+//!
+//! A deadline that is moved by every byte must cost nothing to move. So the busy path stores the time and no more;
+//! the timer, when it is due, compares the stores and comes back later if they are young:
+//!
+//! ```text
+//!   moved ──●────●─────────●──────                    one store per read and write
+//!   timer   ├──────────────► due: moved + idle is later: once more ├───────► due: end(Idle)
+//! ```
+//!
+//! The rule that is kept: a connection has at most one timer of each kind, remembers it, and takes it along when it
+//! ends.
+
+use crate::connection::{Flags, Phase};
+use crate::handler::CloseReason;
+use crate::sockets::{Due, Sockets, Source, Stopping, connection_in};
+use crate::timer::TimerId;
+use crate::token::Token;
+use std::io;
+use std::time::Duration;
+
+/// A transient error that brings no new edge (ENOBUFS, ENOMEM) is tried again after this. The kernel frees memory in
+/// milliseconds or not at all.
+const RETRY_AFTER: Duration = Duration::from_millis(10);
+
+impl Sockets {
+    /// A timer of the library's own is due.
+    pub fn on_due(&mut self, id: TimerId, due: Due) {
+        if matches!(due, Due::Relisten(_) | Due::Stop) {
+            // The others are remembered by whom they belong to, who removes them or sets them anew.
+            self.timers.remove(id);
+        }
+        match due {
+            Due::Watch(token) => self.watch(token),
+            Due::Deadline(token) => self.on_deadline(token),
+            Due::Retry(token) => self.on_retry(token),
+            Due::Relisten(token) => self.relisten(token),
+            Due::Stop => self.stopping = Stopping::Cut,
+            Due::Closure(_) | Due::Keyed(..) | Due::Redial(_) => unreachable!("due to the reactor and not to a socket"),
+        }
+    }
+
+    /// Idle and stalled time-outs cost the busy path one store each: the timer is not moved when bytes move; it
+    /// looks at the stores when it is due, and comes back later if they are young.
+    ///
+    /// Called when the timer is due, and when one of the two begins to run.
+    pub fn watch(&mut self, token: Token) {
+        let shared = self.connection(token).and_then(|conn| conn.relay.as_ref()).map(|relay| relay.other);
+        let shared = shared.and_then(|other| self.connection(other)).map(|conn| conn.moved);
+        let now = self.now;
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let moved = shared.map_or(conn.moved, |shared| shared.max(conn.moved));
+        let idle = conn.options.idle_timeout.map(|timeout| moved + timeout);
+        let waits = conn.queued() > 0;
+        let stalled = conn.options.stalled_timeout.filter(|_| waits).map(|timeout| conn.taken + timeout);
+        if stalled.is_some_and(|at| at <= now) {
+            return self.end(token, CloseReason::Stalled);
+        }
+        if idle.is_some_and(|at| at <= now) {
+            return self.end(token, CloseReason::Idle);
+        }
+        let next = idle.into_iter().chain(stalled).min();
+        match (conn.watch, next) {
+            (Some(id), Some(next)) => {
+                self.timers.reset(id, next);
+            }
+            (None, Some(next)) => conn.watch = Some(self.timers.insert(next, Due::Watch(token))),
+            (Some(_), None) => self.cancel_watch(token),
+            (None, None) => {}
+        }
+    }
+
+    pub fn deadline_by(&mut self, token: Token, after: Duration) {
+        let at = self.now + after;
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let timers = &mut self.timers;
+        match conn.extras().deadline {
+            Some(id) => {
+                timers.reset(id, at);
+            }
+            None => conn.extras().deadline = Some(timers.insert(at, Due::Deadline(token))),
+        }
+    }
+
+    fn on_deadline(&mut self, token: Token) {
+        self.cancel_deadline(token);
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        match conn.phase {
+            Phase::Connecting => self.end(token, CloseReason::Connect(io::ErrorKind::TimedOut.into())),
+            Phase::Closing => self.end(token, CloseReason::Unsent),
+            Phase::Lingering => self.finish_lingering(token),
+            Phase::Open | Phase::Ended => {}
+        }
+    }
+
+    /// The kernel lacked memory and will bring no edge when it has some again.
+    pub fn retry_later(&mut self, token: Token) {
+        let at = self.now + RETRY_AFTER;
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let extras = conn.extras();
+        if extras.retry.is_none() {
+            extras.retry = Some(self.timers.insert(at, Due::Retry(token)));
+        }
+    }
+
+    fn on_retry(&mut self, token: Token) {
+        if let Some(Source::Datagram(_)) = self.table.get(token).map(|source| &**source) {
+            return self.retry_datagrams(token);
+        }
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if let Some(id) = conn.extras().retry.take() {
+            self.timers.remove(id);
+        }
+        if conn.phase == Phase::Connecting {
+            return self.try_next_address(token);
+        }
+        conn.flags.set(Flags::READABLE.or(Flags::WRITABLE));
+        self.mark_ready(token);
+        self.mark_dirty(token);
+    }
+
+    pub fn cancel_watch(&mut self, token: Token) {
+        if let Some(id) = connection_in(&mut self.table, token).and_then(|conn| conn.watch.take()) {
+            self.timers.remove(id);
+        }
+    }
+
+    pub fn cancel_deadline(&mut self, token: Token) {
+        let extras = connection_in(&mut self.table, token).and_then(|conn| conn.extras.as_mut());
+        if let Some(id) = extras.and_then(|extras| extras.deadline.take()) {
+            self.timers.remove(id);
+        }
+    }
+
+    pub fn cancel_keyed(&mut self, token: Token) {
+        if let Some(extras) = connection_in(&mut self.table, token).and_then(|conn| conn.extras.as_mut()) {
+            for (_, id) in extras.keyed.drain(..) {
+                self.timers.remove(id);
+            }
+        }
+    }
+
+    pub fn cancel_timers(&mut self, token: Token) {
+        self.cancel_watch(token);
+        self.cancel_keyed(token);
+        self.cancel_deadline(token);
+        let extras = connection_in(&mut self.table, token).and_then(|conn| conn.extras.as_mut());
+        if let Some(id) = extras.and_then(|extras| extras.retry.take()) {
+            self.timers.remove(id);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Handing connections over: out of one reactor and into another, or to code and from code of another kind.
+//!
+//! A connection is more than its descriptor: bytes may have been read and not consumed, taken and not sent. A
+//! [`Detached`] carries all of it, so that nothing is lost on the way, and it may cross threads.
+//!
+//! ```text
+//!   reactor A: net.detach(token) ──► Detached { fd, unread, unsent, … } ──► reactor B: net.adopt(detached, handler)
+//!                 └─► on_close(Detached)            through a mailbox                   └─► on_open, on_data(unread)
+//! ```
+
+use crate::connection::{Connection, Flags, Phase};
+use crate::handler::{CloseReason, Handler};
+use crate::handlers::Newborn;
+use crate::listener::KernelOptions;
+use crate::net::Net;
+use crate::sys::{self, Fd};
+use crate::token::Token;
+use bytes::{Bytes, BytesMut};
+use std::io;
+
+impl<A: 'static> Net<A> {
+    /// Takes over a connected stream socket, with what an earlier owner had read and not consumed, and taken
+    /// and not sent.
+    ///
+    /// `on_open` is called first, then `on_data` with what had been left unconsumed, in this turn or the next. The
+    /// connection has the default options; the socket is made non-blocking.
+    ///
+    /// # Errors
+    /// The descriptor is no connected stream socket (InvalidInput, ENOTCONN), cannot be watched (ENOSPC, ENOMEM), or the
+    /// loop is stopping. The socket is closed then, and what came with it is lost.
+    pub fn adopt(&mut self, connection: impl Into<Detached>, handler: impl Handler<A>) -> io::Result<Token> {
+        let Detached { fd, unread, unsent, ended, shutdown } = connection.into();
+        if self.sockets.is_stopping() {
+            return Err(io::Error::other("the loop is stopping"));
+        }
+        sys::socket::set_nonblocking(&fd)?;
+        if !sys::socket::is_stream(&fd)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
+        }
+        let peer = sys::socket::peer_address(&fd)?;
+        let options = self.sockets.default_stream.clone();
+        KernelOptions::of(&options).apply(KernelOptions::INITIAL, &fd, &peer)?;
+        let mut conn = Connection::new(Some(fd), peer, Phase::Open, options, self.sockets.now);
+        conn.flags.set(Flags::OPEN_DUE);
+        if ended {
+            conn.flags.set(Flags::EOF_READ);
+        }
+        if !unread.is_empty() {
+            self.sockets.stats.held += unread.len() as u64;
+            conn.unread = Some(Box::new(unread));
+            conn.flags.set(Flags::OFFER);
+        }
+        let token = self.sockets.add_connection(conn)?;
+        self.newborn.push((token, Newborn::Connection(Box::new(handler))));
+        self.sockets.opened(token);
+        self.sockets.mark_ready(token);
+        for piece in unsent {
+            self.sockets.send_shared(token, piece);
+        }
+        if shutdown {
+            self.sockets.shutdown(token);
+        }
+        Ok(token)
+    }
+
+    /// Gives an open connection away, to another reactor (through its mailbox) or to code of your own. The
+    /// handler gets `on_close` with [`CloseReason::Detached`]. What is still in the `input` of a running
+    /// `on_data` is the caller's to take along. `None` if the connection is not open, or has a filter; then it is as it
+    /// was. The socket is this loop's no more when this returns; the token does nothing from now on.
+    pub fn detach(&mut self, token: Token) -> Option<Detached> {
+        self.sockets.spill(token);
+        let conn = self.sockets.connection_mut(token)?;
+        if conn.phase != Phase::Open || conn.flags.has(Flags::FILTERED.or(Flags::BROKEN)) {
+            return None;
+        }
+        let held = conn.held();
+        let fd = conn.fd.take()?;
+        let unread = conn.unread.take().map(|unread| *unread).unwrap_or_default();
+        let ended = conn.flags.has(Flags::EOF_READ);
+        let shutdown = conn.flags.has(Flags::SHUTDOWN);
+        let unsent = conn.take_output();
+        self.sockets.stats.held -= held as u64;
+        // Without this the old loop would go on being told about a socket that is another's.
+        let _ = self.sockets.poller.remove(&fd);
+        self.sockets.end(token, CloseReason::Detached);
+        Some(Detached { fd, unread, unsent, ended, shutdown })
+    }
+}
+
+/// A connection between two owners: see [`Net::detach`] and [`Net::adopt`]. It may go to another thread.
+#[derive(Debug)]
+pub struct Detached {
+    /// The socket.
+    pub fd: Fd,
+    /// Read from it and not consumed.
+    pub unread: BytesMut,
+    /// Taken by `send` and not yet by the kernel, oldest first.
+    pub unsent: Vec<Bytes>,
+    /// Whether the peer's end was read.
+    pub ended: bool,
+    /// Whether our half has ended, or is to end behind `unsent`.
+    pub shutdown: bool,
+}
+
+impl From<Fd> for Detached {
+    fn from(fd: Fd) -> Detached {
+        Detached { fd, unread: BytesMut::new(), unsent: Vec::new(), ended: false, shutdown: false }
+    }
+}
