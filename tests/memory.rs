@@ -174,6 +174,34 @@ fn an_echo_to_a_peer_that_never_reads_is_bounded_however_it_is_written() {
 }
 
 #[test]
+fn small_packets_that_wait_hold_no_more_than_their_bytes_however_they_are_sent() {
+    // Each packet is a read of its own, so a slice that is kept keeps a read buffer for one kilobyte.
+    for (name, echo) in ECHOES {
+        let (mut reactor, address) = server(narrow(|_| {}), echo);
+        let mut stream = peer(address);
+        turn_until(&mut reactor, "it is accepted", |r| !r.app.opened.is_empty());
+        let token = reactor.app.opened[0];
+        // From here on the kernel takes nothing more, but the connection is read.
+        reactor.net.options(token, |o| o.high_water = 4 * MIB);
+        reactor.net.send(token, vec![1; 2 * MIB]);
+        turn_for(&mut reactor, Duration::from_millis(20));
+        let base = begin_peak();
+        let mut sent = 0;
+        for n in 0..300 {
+            let packet = [7; 2000];
+            let len = 1 + n * 37 % packet.len();
+            stream.write_all(&packet[..len]).expect("sent");
+            sent += len;
+            let read = reactor.net.stats().bytes_read + len as u64;
+            turn_until(&mut reactor, "it is read", |r| r.net.stats().bytes_read == read);
+        }
+        assert!(reactor.net.queued(token) > sent, "{name}: or this test shows nothing");
+        let held = live().saturating_sub(base);
+        assert!(held <= sent + sent / 4 + 192 * KIB, "{name}: {held} bytes for {sent}");
+    }
+}
+
+#[test]
 fn slices_of_the_read_buffer_that_are_forwarded_hold_no_more_than_their_bytes() {
     // A connection that forwards what it reads to the first one, which does not read.
     let forward: OnData = |ctx, input| {
