@@ -225,7 +225,7 @@ fn play(place: &'static str, act: Act) {
     let peers = beside(move || live(address));
     let stops = matches!(act, Act::Stop | Act::StopTwice | Act::Everything);
     if stops {
-        reactor.run().expect("it runs, and ends");
+        support::run(&mut reactor);
     } else {
         turn_until(&mut reactor, "both connections are over", |r| r.app.closes.len() == 2);
     }
@@ -312,7 +312,7 @@ fn what_is_deferred_while_the_turn_settles_runs_in_the_next_without_sleep() {
     }
     reactor.net.defer(again);
     let began = std::time::Instant::now();
-    reactor.run().expect("it runs");
+    support::run(&mut reactor);
     assert!(began.elapsed() < Duration::from_secs(5), "it did not sleep");
     assert!(reactor.app.windows(2).all(|pair| pair[1] == pair[0] + 1), "one a turn: {:?}", reactor.app);
 }

@@ -43,7 +43,7 @@ fn accepted(reactor: &mut Reactor<App>, address: SocketAddr) -> (TcpStream, Toke
 fn a_stop_asked_for_before_run_counts() {
     let (mut reactor, address) = server(ReactorOptions::new());
     reactor.net.stop();
-    reactor.run().expect("it runs, and ends");
+    support::run(&mut reactor);
     assert!(TcpStream::connect(address).is_err(), "the listener is closed");
 }
 
@@ -55,7 +55,7 @@ fn run_may_be_called_again() {
         for round in 1..4 {
             reactor.net.after(Duration::from_millis(5), |lp| lp.stop());
             let began = Instant::now();
-            reactor.run().expect("it runs");
+            support::run(&mut reactor);
             if round > 1 {
                 assert!(began.elapsed() >= Duration::from_millis(5), "an old stop does not end a new run");
             }
@@ -81,7 +81,7 @@ fn what_is_queued_goes_out_before_a_graceful_stop_is_over() {
         assert_eq!(idle.read(&mut [0; 1]).expect("an orderly end"), 0, "nothing queued: ended at once");
         support::read_all(&mut stream)
     });
-    reactor.run().expect("it runs");
+    support::run(&mut reactor);
     assert!(reader.join().expect("an orderly end") == data);
     assert_eq!(reactor.app.closed.len(), 2);
     assert!(reactor.app.closed.iter().all(|(_, why)| matches!(why, CloseReason::Stopped)));
@@ -100,7 +100,7 @@ fn what_comes_in_while_it_stops_is_not_heard_and_nobody_new_is_let_in() {
     turn_until(&mut reactor, "the new one is ended", |r| !r.app.closed.is_empty());
     assert!(matches!(reactor.app.closed[0].1, CloseReason::Stopped));
     reactor.net.stop();
-    reactor.run().expect("it runs");
+    support::run(&mut reactor);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn the_deadline_cuts_those_who_do_not_read() {
     reactor.net.send(token, vec![1; 4 << 20]);
     reactor.net.stop();
     let began = Instant::now();
-    reactor.run().expect("it runs");
+    support::run(&mut reactor);
     assert!(began.elapsed() >= Duration::from_millis(100), "not before the deadline");
     assert!(began.elapsed() < Duration::from_secs(4), "not long after it");
     assert!(matches!(reactor.app.closed[..], [(_, CloseReason::Unsent)]), "{:?}", reactor.app.closed);
@@ -127,7 +127,7 @@ fn a_second_stop_ends_all_at_once() {
     assert!(reactor.app.closed.is_empty(), "it waits for the flush");
     reactor.net.stop();
     let began = Instant::now();
-    reactor.run().expect("it runs");
+    support::run(&mut reactor);
     assert!(began.elapsed() < Duration::from_secs(2));
     assert!(matches!(reactor.app.closed[..], [(_, CloseReason::Unsent)]), "{:?}", reactor.app.closed);
     assert!(std::io::copy(&mut stream, &mut std::io::sink()).is_err(), "the peer sees that it was cut");
@@ -142,7 +142,7 @@ fn stop_twice_in_one_breath_ends_dialers_too() {
     turn_for(&mut reactor, Duration::from_millis(10));
     reactor.net.stop();
     reactor.net.stop();
-    reactor.run().expect("it runs");
+    support::run(&mut reactor);
     let attempts = reactor.net.stats().connects;
     turn_for(&mut reactor, Duration::from_millis(50));
     assert_eq!(reactor.net.stats().connects, attempts, "nobody dials any more");
@@ -162,7 +162,7 @@ fn a_handler_that_begins_anew_in_on_close_does_not_keep_the_loop() {
     reactor.net.connect(address, hook(phoenix));
     turn_until(&mut reactor, "it is made", |r| !r.app.opened.is_empty());
     reactor.net.stop();
-    reactor.run().expect("it runs, and ends");
+    support::run(&mut reactor);
     assert_eq!(reactor.app.closed.len(), 100, "everybody had on_close");
 }
 
@@ -183,7 +183,7 @@ fn stop_right_after_close_costs_the_peer_neither_the_answer_nor_a_reset() {
     let address = address_of(&reactor, listener.expect("it listens"));
     let mut stream = peer(address);
     stream.write_all(&[b'x'; 100_000]).expect("the kernel holds so much");
-    reactor.run().expect("it runs, and ends");
+    support::run(&mut reactor);
     assert_eq!(support::read_all(&mut stream).len(), ANSWER_BYTES);
 }
 
@@ -200,7 +200,7 @@ fn an_answer_that_is_flushed_while_the_loop_stops_is_not_cut_by_unread_input() {
     let mut stream = peer(address);
     stream.write_all(&[b'x'; 100_000]).expect("the kernel holds so much");
     let reader = beside(move || support::read_all(&mut stream));
-    reactor.run().expect("it runs, and ends");
+    support::run(&mut reactor);
     assert_eq!(reader.join().expect("an orderly end").len(), 1 << 20);
 }
 

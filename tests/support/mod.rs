@@ -39,6 +39,16 @@ pub fn turn_for<A: 'static>(reactor: &mut Reactor<A>, time: Duration) {
     }
 }
 
+/// Runs until somebody has stopped the loop.
+///
+/// # Panics
+/// When nobody has by the deadline.
+pub fn run<A: 'static>(reactor: &mut Reactor<A>) {
+    let deadline = reactor.net.after(DEADLINE, |_| panic!("the loop does not stop"));
+    reactor.run().expect("the loop runs");
+    reactor.net.cancel(deadline);
+}
+
 /// The IP address that a listener or a datagram socket is bound to.
 pub fn address_of<A: 'static>(reactor: &Reactor<A>, token: Token) -> SocketAddr {
     reactor.net.local_address(token).and_then(|address| address.ip()).expect("bound to an IP address")
