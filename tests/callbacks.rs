@@ -299,6 +299,48 @@ fn on_open_comes_first_also_when_others_sent_or_told_before() {
 }
 
 #[test]
+fn after_close_there_is_no_callback_but_on_close() {
+    type Fn = for<'a, 'b, 'c> fn(&'a mut Ctx<'b, Vec<&'static str>>, Told<'c>);
+    fn note(ctx: &mut Ctx<'_, Vec<&'static str>>, told: Told<'_>) {
+        ctx.app.push(match told {
+            Told::Open => return ctx.timer(1, Duration::from_millis(5)),
+            Told::Data(_) => "data",
+            Told::Eof(_) => "eof",
+            Told::High(_) => "high",
+            Told::Low => "low",
+            Told::Complete => "complete",
+            Told::Timer(_) => "timer",
+            Told::Close(_) => "close",
+        });
+    }
+    let mut reactor = Reactor::new(Vec::new()).expect("a reactor");
+    let marks = |o: &mut StreamOptions| {
+        o.high_water = 64 * 1024;
+        o.low_water = 16 * 1024;
+    };
+    let listener = reactor.net.listen_with("127.0.0.1:0", narrow(marks), |_, _| Some(hook(note as Fn)));
+    let mut stream = peer(address_of(&reactor, listener.expect("it listens")));
+    turn_until(&mut reactor, "it is accepted", |r| r.net.tokens().len() == 1);
+    let token = reactor.net.tokens()[0];
+    // Everything is due, or comes while the queue drains: marks, completion, a timer, a tell, input and its end.
+    assert_eq!(reactor.net.send(token, vec![1; 1 << 20]), Flow::High);
+    reactor.net.close(token);
+    reactor.net.tell::<Hook<Fn>>(token, |_, ctx| ctx.app.push("told"));
+    stream.write_all(b"hello").expect("sent");
+    support::turn_for(&mut reactor, Duration::from_millis(20));
+    assert!(reactor.app.is_empty(), "{:?}", reactor.app);
+    let reader = beside(move || {
+        let got = support::read_all(&mut stream).len();
+        stream.write_all(b"hello").expect("sent");
+        got
+    });
+    assert_eq!(join(&mut reactor, reader), 1 << 20);
+    turn_until(&mut reactor, "it is released", |r| r.net.peer_address(token).is_none());
+    assert_eq!(reactor.app, ["close"]);
+    assert_eq!(reactor.net.stats().tells_dropped, 1);
+}
+
+#[test]
 fn what_is_deferred_while_the_turn_settles_runs_in_the_next_without_sleep() {
     let mut reactor = Reactor::new(Vec::<u64>::new()).expect("a reactor");
     fn again(lp: &mut Loop<'_, Vec<u64>>) {
