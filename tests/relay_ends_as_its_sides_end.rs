@@ -295,11 +295,11 @@ fn a_client_that_goes_while_the_upstream_is_being_reached_takes_the_attempt_with
 
 #[test]
 fn a_pair_shares_one_idle_clock() {
-    const IDLE: Duration = Duration::from_millis(150);
+    const IDLE: Duration = Duration::from_millis(300);
     let (mut reactor, mut client, mut server, a, b) = pair(RelayOptions::new().with(|o| o.idle_timeout = Some(IDLE)));
     // Bytes move in one direction only, and yet neither side is idle.
     let start = Instant::now();
-    while start.elapsed() < 4 * IDLE {
+    while start.elapsed() < 2 * IDLE {
         client.write_all(b"x").expect("written");
         turn_for(&mut reactor, IDLE / 5);
         server.read_exact(&mut [0]).expect("carried");
@@ -313,6 +313,32 @@ fn a_pair_shares_one_idle_clock() {
     }
     assert_eq!(read_one(&mut reactor, &client), Ok(0));
     assert_eq!(read_one(&mut reactor, &server), Ok(0));
+}
+
+/// All is read from one side, and the other is still busy with it.
+#[test]
+fn a_side_with_nothing_to_do_is_not_idle_while_the_other_moves() {
+    const IDLE: Duration = Duration::from_millis(300);
+    const LEN: usize = 12 << 20;
+    let options = RelayOptions::new().with(|o| {
+        o.high_water = 2 * LEN;
+        o.idle_timeout = Some(IDLE);
+    });
+    let (mut reactor, mut client, mut server, ..) = pair(options);
+    let client = beside(move || {
+        client.write_all(&pattern(LEN, 7)).expect("written");
+        client
+    });
+    let client = join(&mut reactor, client);
+    let start = Instant::now();
+    let mut read = vec![0; LEN];
+    for piece in read.chunks_mut(LEN / 24) {
+        turn_for(&mut reactor, IDLE / 10);
+        server.read_exact(piece).expect("it comes");
+    }
+    assert!(start.elapsed() > 2 * IDLE, "quicker than it was meant to be: nothing is shown");
+    assert!(read == pattern(LEN, 7));
+    drop(client);
 }
 
 #[test]

@@ -131,6 +131,15 @@ fn output_that_waits_goes_out_when_there_is_room() {
         assert!(join(&mut reactor, read) == pattern(3 << 20, round));
         turn_until(&mut reactor, "the queue is empty", |reactor| reactor.net.queued(token) == 0);
     }
+    // And now that nothing waits, the room that the peer makes by reading is no event any more.
+    let events = reactor.net.stats().events;
+    for _ in 0..200 {
+        reactor.net.send(token, b"x");
+        reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
+        (&peer).read_exact(&mut [0]).expect("it comes");
+        reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
+    }
+    assert!(reactor.net.stats().events - events < 10, "{} events", reactor.net.stats().events - events);
 }
 
 #[test]
