@@ -19,6 +19,7 @@
 //! callbacks and other connections is decided in `sockets.rs`.
 
 use crate::filter::Filtering;
+use crate::intake::READ_BYTES;
 use crate::options::StreamOptions;
 use crate::output::Output;
 use crate::poller::{Interest, Readiness};
@@ -218,8 +219,10 @@ pub(crate) struct Connection {
     pub phase: Phase,
     /// Input is offered only from this many bytes on.
     pub want: u32,
-    /// With fewer bytes than this queued a send crosses no mark and no limit.
+    /// With fewer bytes than this queued a send crosses no mark and no limit. Follows from the options.
     pub quiet: usize,
+    /// Bytes asked for by one read when nothing is unread. Follows from the options.
+    pub read_limit: usize,
     /// Shared with the listener and its other connections until changed.
     pub options: Rc<StreamOptions>,
     /// Present exactly while output waits, or is being filled.
@@ -278,6 +281,7 @@ impl Connection {
             phase,
             want: 0,
             quiet: quiet_below(&options),
+            read_limit: read_limit(&options),
             options,
             output: None,
             unread: None,
@@ -510,6 +514,12 @@ impl Connection {
         self.options.input_limit.max(1)
     }
 
+    /// The options have been changed.
+    pub fn follow_options(&mut self) {
+        self.quiet = quiet_below(&self.options);
+        self.read_limit = read_limit(&self.options);
+    }
+
     /// Whether input must stay where it is for now.
     #[inline]
     pub fn is_held_back(&self) -> bool {
@@ -560,8 +570,13 @@ fn receive_failed(e: io::Error, flags: &mut Flags, stats: &mut Stats) -> Option<
     }
 }
 
+/// With a limit of nothing no byte could be read; it acts as one byte.
+fn read_limit(options: &StreamOptions) -> usize {
+    options.input_limit.clamp(1, READ_BYTES)
+}
+
 /// The least number of queued bytes that is not ordinary.
-pub(crate) fn quiet_below(options: &StreamOptions) -> usize {
+fn quiet_below(options: &StreamOptions) -> usize {
     options.eager_flush.min(options.high_water.saturating_add(1)).min(options.hard_limit.saturating_add(1))
 }
 

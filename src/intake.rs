@@ -132,8 +132,7 @@ impl Sockets {
             return self.read_behind(token, buffer);
         }
         refill(buffer);
-        let limit = READ_BYTES.min(conn.input_limit());
-        let received = conn.receive(buffer, limit, &mut self.stats, self.now);
+        let received = conn.receive(buffer, conn.read_limit, &mut self.stats, self.now);
         match received {
             Received::Bytes if buffer.len() >= conn.wanted() => Step::Data,
             Received::Bytes => {
@@ -496,8 +495,7 @@ impl Sockets {
 #[inline(always)]
 pub(crate) fn read_plain(conn: &mut Connection, buffer: &mut BytesMut, stats: &mut Stats, now: Moment) -> Received {
     refill(buffer);
-    let limit = READ_BYTES.min(conn.input_limit());
-    conn.receive(buffer, limit, stats, now)
+    conn.receive(buffer, conn.read_limit, stats, now)
 }
 
 /// Makes the loop's buffer empty and whole again. It costs an allocation only if somebody has kept a slice of it.

@@ -19,7 +19,7 @@
 //! flag that is checked against the live queue when its callback is due, so a queue that fills and drains
 //! within one turn can neither lose the answer nor give it too early.
 
-use crate::connection::{Connection, Flags, Flushed, Phase, quiet_below};
+use crate::connection::{Connection, Flags, Flushed, Phase};
 use crate::handler::{CloseReason, Flow};
 use crate::poller::Interest;
 use crate::sockets::{Sockets, connection_in};
@@ -284,6 +284,12 @@ impl Sockets {
     /// Flushes after a callback of this connection, and those that were sent slices of the buffer it was lent.
     #[inline]
     pub fn flush_own(&mut self, token: Token) -> After {
+        self.flush_scratch(token)
+    }
+
+    /// [`Sockets::flush_own`] for the one place where every message passes.
+    #[inline(always)]
+    pub fn flush_scratch(&mut self, token: Token) -> After {
         if self.scratch.is_empty() || !self.borrowers.is_empty() {
             return self.flush_own_unusual(token);
         }
@@ -459,7 +465,7 @@ impl Sockets {
             self.fell(token);
         }
         if let Some(conn) = connection_in(&mut self.table, token) {
-            conn.quiet = quiet_below(&conn.options);
+            conn.follow_options();
         }
         if self.connection(token).is_some_and(Connection::is_timed) {
             self.watch(token);

@@ -293,13 +293,14 @@ impl<A: 'static> Reactor<A> {
         let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
         self.running = token;
         self.net.sockets.lend(token, addresses(&self.read_buffer));
-        handler.on_data(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &mut self.read_buffer);
-        if !self.read_buffer.is_empty() || !self.net.newborn.is_empty() {
+        let mut ctx = Ctx { app: &mut self.app, net: &mut self.net, token };
+        handler.on_data(&mut ctx, &mut self.read_buffer);
+        if !self.read_buffer.is_empty() || !ctx.net.newborn.is_empty() {
             return self.deliver_rest(token);
         }
-        match self.net.sockets.flush_own(token) {
+        match ctx.net.sockets.flush_scratch(token) {
             After::Completed => {
-                handler.on_write_complete(&mut Ctx { app: &mut self.app, net: &mut self.net, token });
+                handler.on_write_complete(&mut ctx);
                 self.running = Token::NOBODY;
                 self.adopt_newborn();
             }

@@ -159,7 +159,7 @@ fn named<T>(call: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> io::
 ///
 /// # Panics
 /// In debug builds, if there is no room: zero bytes would look like the end of the stream.
-#[inline]
+#[inline(always)]
 pub fn recv(fd: &Fd, input: &mut BytesMut, limit: usize) -> io::Result<usize> {
     let spare = input.spare_capacity_mut();
     let room = spare.len().min(limit);
@@ -176,7 +176,7 @@ pub fn recv(fd: &Fd, input: &mut BytesMut, limit: usize) -> io::Result<usize> {
 /// # Errors
 /// EAGAIN: the send buffer is full. EPIPE (without SIGPIPE), ECONNRESET and others: the connection is over.
 /// ENOBUFS, ENOMEM: no memory now; no edge will tell when there is.
-#[inline]
+#[inline(always)]
 pub fn send(fd: &Fd, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the pointer and the length describe `bytes`, which is borrowed.
     count(unsafe { libc::send(fd.raw(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
