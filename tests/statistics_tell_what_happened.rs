@@ -56,18 +56,22 @@ fn what_somebody_elses_loop_does_between_turns_is_not_ours() {
 
 #[test]
 fn in_run_a_turn_lasts_until_the_next_wait() {
-    let mut reactor = Reactor::new(()).unwrap();
-    reactor.net.after(MS, |lp| {
-        thread::sleep(50 * MS);
-        lp.after(200 * MS, |lp| lp.stop()); // of which 50 are over
-    });
-    let began = Instant::now();
-    reactor.run().unwrap();
-    let slept_ns = 50 * u128::from(NS_PER_MS);
-    let stats = *reactor.net.stats();
-    assert!(stats.worst_turn_ns >= 50 * NS_PER_MS, "{} ns", stats.worst_turn_ns);
-    assert!(stats.worst_turn_ns <= stats.total_busy_ns);
-    assert!(u128::from(stats.total_busy_ns) + slept_ns <= began.elapsed().as_nanos(), "sleep was counted as work");
+    let sleep_is_left_out = || {
+        let mut reactor = Reactor::new(()).unwrap();
+        reactor.net.after(MS, |lp| {
+            thread::sleep(50 * MS);
+            lp.after(150 * MS, |lp| lp.stop()); // of which 50 are over
+        });
+        let began = Instant::now();
+        reactor.run().unwrap();
+        let elapsed_ns = began.elapsed().as_nanos();
+        let stats = *reactor.net.stats();
+        assert!(stats.worst_turn_ns >= 50 * NS_PER_MS, "{} ns", stats.worst_turn_ns);
+        assert!(stats.worst_turn_ns <= stats.total_busy_ns);
+        u128::from(stats.total_busy_ns + 50 * NS_PER_MS) <= elapsed_ns
+    };
+    // On a busy machine there may be nothing left to sleep for, but not each time.
+    assert!((0..20).any(|_| sleep_is_left_out()), "sleep was counted as work");
 }
 
 struct Number;
@@ -145,20 +149,24 @@ fn a_loop_that_spins_serves_at_once_and_still_sleeps_in_the_end() {
     join(&mut reactor, peer);
     // Timers, mail and the caller's time-out are heeded as without.
     let mailbox = reactor.net.mailbox();
-    let (began, cpu) = (Instant::now(), processor_time());
+    let (began, used) = (Instant::now(), processor_time());
     reactor.net.after(300 * MS, |lp| *lp.app += 1);
     turn_until_without_time_out(&mut reactor, 1);
     assert!(began.elapsed() >= 295 * MS, "early");
-    // How much it spun is seen in the processor's time, which only the loop's thread has spent.
-    let spun = processor_time() - cpu;
-    assert!(spun >= 2 * MS, "it did not spin at all: {spun:?}");
-    assert!(spun <= 200 * MS, "it spun for {spun:?} of 300 ms, and 20 were allowed");
+    // How long it span is seen in the processor's time that this thread has used.
+    let spun = processor_time() - used;
+    assert!(spun <= 60 * MS, "it span for {spun:?} of 300 ms, and 20 were allowed");
     let poster = thread::spawn(move || mailbox.post(|lp| *lp.app += 1).unwrap());
     turn_until_without_time_out(&mut reactor, 2);
     poster.join().unwrap();
-    let began = Instant::now();
-    reactor.turn(Some(5 * MS)).unwrap();
-    assert!(began.elapsed() >= 5 * MS && began.elapsed() < DEADLINE);
+    // On a busy machine others may have the processor meanwhile, but not each time.
+    let spins = |reactor: &mut Reactor<usize>| {
+        let (began, used) = (Instant::now(), processor_time());
+        reactor.turn(Some(5 * MS)).unwrap();
+        assert!(began.elapsed() >= 5 * MS && began.elapsed() < DEADLINE);
+        processor_time() - used >= MS
+    };
+    assert!((0..50).any(|_| spins(&mut reactor)), "it never span at all");
 }
 
 fn turn_until_without_time_out(reactor: &mut Reactor<usize>, count: usize) {
