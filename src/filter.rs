@@ -27,7 +27,8 @@ pub trait Filter {
     fn decode(&mut self, wire: &mut BytesMut, plain: &mut BytesMut, reply: &mut BytesMut) -> io::Result<()>;
 
     /// Appends to `wire` what stands for `plain`, all of it; or keeps `plain` until the transform is ready for it
-    /// and appends it in [`decode`](Filter::decode) to `reply`.
+    /// and appends it in [`decode`](Filter::decode) to `reply`. What it keeps counts against no mark, and is lost when
+    /// our half ends before it was appended: a filter that needs a handshake had better be given nothing until then.
     ///
     /// # Errors
     /// It cannot be sent.

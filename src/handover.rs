@@ -55,7 +55,7 @@ impl<A: 'static> Net<A> {
         self.sockets.opened(token);
         self.sockets.mark_ready(token);
         for piece in unsent {
-            self.sockets.send_shared(token, piece);
+            self.sockets.push_unsent(token, piece);
         }
         if shutdown {
             self.sockets.shutdown(token);

@@ -119,6 +119,14 @@ impl Sockets {
         self.connection(token).map_or(0, |conn| conn.queued() + scratch)
     }
 
+    /// Queues what an earlier owner had taken and not sent: however much it is, it was taken.
+    pub fn push_unsent(&mut self, token: Token, data: Bytes) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let len = data.len();
+        conn.output.get_or_insert_with(|| self.pool.take()).push_shared(data, false);
+        self.pushed(token, len);
+    }
+
     /// Something is done to the connection whose callback runs: what it has sent so far joins its queue, and what
     /// it sends from now on too.
     #[inline]

@@ -588,6 +588,10 @@ impl<A: 'static> Reactor<A> {
     #[inline(never)]
     fn adopt_all_newborn(&mut self) {
         for (token, newborn) in self.net.newborn.drain(..) {
+            if self.net.sockets.table.get(token).is_none() {
+                // Its socket came and went within one callback.
+                continue;
+            }
             match newborn {
                 Newborn::Connection(handler) => self.handlers.insert(token, handler),
                 Newborn::Listener(factory) => {
