@@ -324,6 +324,9 @@ impl Connection {
             .or(Flags::OPEN_DUE)
             .or(Flags::OFFER)
             .or(Flags::EOF_READ)
+            // It takes no output, so what its handler sends must not go through the loop's scratch.
+            .or(Flags::SHUTDOWN)
+            .or(Flags::BROKEN)
             .or(Flags::RELAYED)
             .or(Flags::FILTERED)
             .or(Flags::IN_READY);

@@ -166,6 +166,30 @@ fn each_half_ends_on_its_own_ours_first() {
 }
 
 #[test]
+fn a_half_that_has_ended_takes_no_more_in_a_later_callback_and_the_other_goes_on() {
+    fn late(ctx: &mut Ctx<'_, App>, told: Told<'_>) {
+        match told {
+            Told::Open => ctx.shutdown(),
+            Told::Data(input) => {
+                ctx.app.got.extend_from_slice(&input.split());
+                assert_eq!(ctx.send("late"), Flow::Closed);
+            }
+            _ => {}
+        }
+    }
+    let (mut reactor, address) = server(ListenOptions::new(), late);
+    let mut stream = peer(address);
+    turn_until(&mut reactor, "it is accepted", |r| !r.app.opened.is_empty());
+    for length in 1..=3 {
+        stream.write_all(b"x").expect("our half still reads");
+        turn_until(&mut reactor, "it was read", |r| r.app.got.len() == length);
+    }
+    turn_for(&mut reactor, Duration::from_millis(2));
+    assert!(reactor.app.closed.is_empty(), "{:?}", reactor.app.closed);
+    assert_eq!(read_all(&mut stream), b"");
+}
+
+#[test]
 fn close_gives_the_peer_everything_and_no_reset_although_it_was_still_sending() {
     fn enough(ctx: &mut Ctx<'_, App>, told: Told<'_>) {
         if let Told::Data(input) = told {
