@@ -273,7 +273,12 @@ impl Sockets {
     pub fn stop(&mut self) {
         self.stopping = match self.stopping {
             Stopping::No => Stopping::Asked,
-            Stopping::Asked | Stopping::Draining(_) | Stopping::Cut => Stopping::Cut,
+            Stopping::Asked | Stopping::Cut => Stopping::Cut,
+            Stopping::Draining(deadline) => {
+                // Or it would cut the next run.
+                self.timers.remove(deadline);
+                Stopping::Cut
+            }
         };
     }
 

@@ -134,6 +134,21 @@ fn a_second_stop_ends_all_at_once() {
 }
 
 #[test]
+fn the_deadline_of_a_stop_that_was_cut_short_does_not_cut_the_next_run() {
+    let (mut reactor, address) = server(ReactorOptions::new().with(|o| o.stop_timeout = Duration::from_millis(50)));
+    let (_stream, token) = accepted(&mut reactor, address);
+    reactor.net.send(token, vec![0; 32 << 20]);
+    for at in [1, 10] {
+        reactor.net.after(Duration::from_millis(at), |lp| lp.stop());
+    }
+    reactor.run().expect("it runs");
+    let began = Instant::now();
+    reactor.net.after(Duration::from_millis(150), |lp| lp.stop());
+    reactor.run().expect("it runs again");
+    assert!(began.elapsed() >= Duration::from_millis(150), "ended after {:?}", began.elapsed());
+}
+
+#[test]
 fn stop_twice_in_one_breath_ends_dialers_too() {
     let (mut reactor, _) = server(ReactorOptions::new());
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
