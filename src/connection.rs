@@ -540,6 +540,11 @@ impl Connection {
         }
     }
 
+    /// Why writing failed, of a connection that is broken.
+    pub fn take_broken(&mut self) -> io::Error {
+        self.extras().broken.take().unwrap_or_else(|| ErrorKind::BrokenPipe.into())
+    }
+
     pub fn extras(&mut self) -> &mut Extras {
         self.extras.get_or_insert_with(Box::default)
     }

@@ -55,6 +55,11 @@ impl Sockets {
                     let reason = if conn.queued() > 0 { CloseReason::Unsent } else { CloseReason::Local };
                     self.end(token, reason);
                 }
+                // Output is lost already, and this reason says so.
+                Phase::Open if conn.flags.has(Flags::BROKEN) => {
+                    let e = conn.take_broken();
+                    self.end(token, CloseReason::Error(e));
+                }
                 Phase::Open => self.begin_close(token),
                 Phase::Closing | Phase::Lingering | Phase::Ended => {}
             },
@@ -315,6 +320,7 @@ impl Sockets {
                 self.finish_lingering(token);
             }
             Phase::Ended => {}
+            Phase::Open if conn.flags.has(Flags::BROKEN) => self.close(token),
             _ if cut && queued > 0 => self.end(token, CloseReason::Unsent),
             Phase::Connecting if queued > 0 => self.end(token, CloseReason::Unsent),
             Phase::Open | Phase::Closing if queued > 0 || unfinished => {

@@ -25,7 +25,6 @@ use crate::sys;
 use crate::sys::clock::Moment;
 use crate::token::Token;
 use bytes::BytesMut;
-use std::io;
 
 /// The loop's read buffer, in bytes: large enough that a bulk stream costs few calls, small enough for the
 /// processor's second-level cache.
@@ -234,8 +233,8 @@ impl Sockets {
             }
             // All that could still be read has been: now the failure of the other half has its turn.
             Received::Nothing | Received::End | Received::Failed(_) if broken => {
-                let e = conn.extras().broken.take();
-                self.end(token, CloseReason::Error(e.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())));
+                let e = conn.take_broken();
+                self.end(token, CloseReason::Error(e));
                 Step::Idle
             }
             Received::Failed(e) => {

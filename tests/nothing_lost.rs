@@ -358,3 +358,33 @@ fn input_that_came_before_a_failed_write_is_still_read() {
     assert_eq!(reactor.app.got, b"last words");
     assert!(matches!(reactor.app.closed[..], [CloseReason::Error(_)]));
 }
+
+#[test]
+fn neither_close_nor_stop_makes_an_orderly_end_of_one_whose_output_was_lost() {
+    fn close(ctx: &mut Ctx<'_, App>, told: Told<'_>) {
+        if let Told::Data(input) = told {
+            ctx.app.got.extend_from_slice(&input.split());
+            ctx.close();
+        }
+    }
+    fn stop(ctx: &mut Ctx<'_, App>, told: Told<'_>) {
+        if let Told::Data(input) = told {
+            ctx.app.got.extend_from_slice(&input.split());
+            ctx.net.stop();
+        }
+    }
+    for told in [close as Fn, stop] {
+        // With one read a turn the failure has not yet had its turn when the handler is called.
+        let (mut reactor, address) = server(narrow(|o| o.read_budget = 1), told);
+        let mut stream = peer(address);
+        turn_until(&mut reactor, "it is accepted", |r| !r.app.opened.is_empty());
+        let token = reactor.app.opened[0];
+        stream.write_all(b"last words").expect("sent");
+        support::reset(stream);
+        assert_eq!(reactor.net.send(token, "too late"), Flow::Open);
+        reactor.net.flush(token);
+        turn_until(&mut reactor, "on_close", |r| !r.app.closed.is_empty());
+        assert_eq!(reactor.app.got, b"last words");
+        assert!(matches!(reactor.app.closed[..], [CloseReason::Error(_)]), "{:?}", reactor.app.closed);
+    }
+}
