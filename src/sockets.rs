@@ -384,7 +384,9 @@ impl Sockets {
             || !self.due.is_empty()
             || !self.ended.is_empty()
             || !self.reaped.is_empty()
-            || matches!(self.stopping, Stopping::Asked | Stopping::Cut)
+            || self.stopping == Stopping::Asked
+            // Who turns the loop by hand may go on turning when the stop is over.
+            || self.stopping == Stopping::Cut && !self.is_stopped()
             || self.poller.has_events()
     }
 }

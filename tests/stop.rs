@@ -149,6 +149,19 @@ fn the_deadline_of_a_stop_that_was_cut_short_does_not_cut_the_next_run() {
 }
 
 #[test]
+fn a_loop_that_is_turned_on_after_a_cut_sleeps() {
+    let (mut reactor, _) = server(ReactorOptions::new());
+    reactor.net.stop();
+    reactor.net.stop();
+    turn_for(&mut reactor, Duration::from_millis(5));
+    let before = reactor.net.stats().turns;
+    turn_for(&mut reactor, Duration::from_millis(50));
+    let turns = reactor.net.stats().turns - before;
+    assert!(turns < 10, "{turns} turns in 50 ms with nothing to do");
+    assert_eq!(reactor.next_turn_in(), None);
+}
+
+#[test]
 fn stop_twice_in_one_breath_ends_dialers_too() {
     let (mut reactor, _) = server(ReactorOptions::new());
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
