@@ -545,6 +545,14 @@ impl Connection {
         self.extras().broken.take().unwrap_or_else(|| ErrorKind::BrokenPipe.into())
     }
 
+    /// What the kernel says has failed, if no call has told it yet: of a connection that is not read now.
+    pub fn take_failure(&mut self) -> Option<io::Error> {
+        if !self.flags.take(Flags::FAILED) {
+            return None;
+        }
+        self.fd.as_ref().and_then(|fd| sys::socket::take_error(fd).ok().flatten())
+    }
+
     pub fn extras(&mut self) -> &mut Extras {
         self.extras.get_or_insert_with(Box::default)
     }

@@ -21,7 +21,6 @@ use crate::filter::Filter;
 use crate::handler::CloseReason;
 use crate::sockets::{Served, Sockets, connection_in};
 use crate::stats::Stats;
-use crate::sys;
 use crate::sys::clock::Moment;
 use crate::token::Token;
 use bytes::BytesMut;
@@ -248,6 +247,10 @@ impl Sockets {
     fn deliver_eof(&mut self, token: Token) -> Step {
         let Some(conn) = connection_in(&mut self.table, token) else { return Step::Idle };
         if conn.flags.has(Flags::EOF_DELIVERED) {
+            // No read will tell that the other half has failed too.
+            if let Some(e) = conn.take_failure() {
+                self.end(token, CloseReason::Error(e));
+            }
             return Step::Idle;
         }
         if conn.flags.has(Flags::FILTERED) && !self.filter_is_done(token) {
@@ -304,13 +307,7 @@ impl Sockets {
         if !conn.flags.has(Flags::PAUSED) {
             return;
         }
-        let error = if conn.flags.has(Flags::BROKEN) {
-            conn.extras().broken.take()
-        } else if conn.flags.take(Flags::FAILED) {
-            conn.fd.as_ref().and_then(|fd| sys::socket::take_error(fd).ok().flatten())
-        } else {
-            None
-        };
+        let error = if conn.flags.has(Flags::BROKEN) { conn.extras().broken.take() } else { conn.take_failure() };
         if let Some(e) = error {
             self.end(token, CloseReason::ErrorUnread(e));
         }

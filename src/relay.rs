@@ -20,7 +20,6 @@ use crate::handler::CloseReason;
 use crate::intake::{READ_BYTES, refill};
 use crate::options::RelayOptions;
 use crate::sockets::{Sockets, connection_in};
-use crate::sys;
 use crate::token::Token;
 use bytes::BytesMut;
 use std::rc::Rc;
@@ -138,6 +137,10 @@ impl Sockets {
     fn carry_end(&mut self, token: Token, other: Token) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         if conn.flags.has(Flags::EOF_DELIVERED) {
+            // No read will tell that the other half has failed too.
+            if let Some(e) = conn.take_failure() {
+                self.end(token, CloseReason::Error(e));
+            }
             return;
         }
         if conn.flags.has(Flags::FILTERED) && !self.filter_is_done(token) {
@@ -156,9 +159,7 @@ impl Sockets {
     /// A side that is not being read because the other is slow still learns of its failure.
     fn fail_unread(&mut self, token: Token) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
-        if conn.flags.take(Flags::FAILED)
-            && let Some(Ok(Some(e))) = conn.fd.as_ref().map(sys::socket::take_error)
-        {
+        if let Some(e) = conn.take_failure() {
             self.end(token, CloseReason::ErrorUnread(e));
         }
     }

@@ -125,6 +125,25 @@ fn a_reset_that_came_before_the_pause_is_told_too() {
 }
 
 #[test]
+fn a_reset_behind_the_peers_end_is_an_error() {
+    let mut reactor = Reactor::new(App::default()).expect("a reactor");
+    let listener = reactor.net.listen("127.0.0.1:0", |_, _| {
+        Some(hook(|ctx: &mut Ctx<'_, App>, what: Told<'_>| match what {
+            // Its own half stays open, as if the answer took time.
+            Told::Eof(_) => ctx.app.opened.push(ctx.token),
+            what => told(ctx, what),
+        }))
+    });
+    let address = address_of(&reactor, listener.expect("it listens"));
+    let (stream, _) = saying(&mut reactor, address, b"hello");
+    let before = reactor.app.opened.len();
+    stream.shutdown(Shutdown::Write).expect("the half ends");
+    turn_until(&mut reactor, "the end is told", |r| r.app.opened.len() > before);
+    reset(stream);
+    assert!(matches!(reason(&mut reactor), CloseReason::Error(_)));
+}
+
+#[test]
 fn a_reset_while_output_waits_is_an_error() {
     let (mut reactor, address) = server(ReactorOptions::new(), |_| {});
     let (stream, token) = saying(&mut reactor, address, b"megabyte");

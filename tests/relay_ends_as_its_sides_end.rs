@@ -119,6 +119,22 @@ fn an_rst_of_the_upstream_is_an_rst_at_the_client() {
     assert!(matches!(reactor.app.why(a), Some(CloseReason::Relay)));
 }
 
+/// After the client's end no read of its side is left to tell that it has gone altogether.
+#[test]
+fn an_rst_behind_an_end_is_an_rst_at_the_other_side() {
+    let (mut reactor, client, mut server, a, b) = pair(RelayOptions::new());
+    client.shutdown(Shutdown::Write).expect("the half ends");
+    let server = beside(move || {
+        assert_eq!(read_all(&mut server), b"");
+        server
+    });
+    let _server = join(&mut reactor, server);
+    reset(client);
+    until_both_end(&mut reactor);
+    assert!(matches!(reactor.app.why(a), Some(CloseReason::Error(_))));
+    assert!(matches!(reactor.app.why(b), Some(CloseReason::Relay)));
+}
+
 /// The side that is not read, because the other is slow, hears of its peer's RST all the same.
 #[test]
 fn an_rst_is_carried_while_the_other_side_is_stuck() {
