@@ -365,10 +365,15 @@ impl Sockets {
         }
     }
 
+    /// Input is of no use any more, decoded or not.
     pub fn drop_unread(&mut self, token: Token) {
-        if let Some(unread) = connection_in(&mut self.table, token).and_then(|conn| conn.unread.take()) {
-            self.stats.held -= unread.len() as u64;
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let before = conn.held();
+        conn.unread = None;
+        if let Some(filtering) = conn.extras.as_mut().and_then(|extras| extras.filter.as_mut()) {
+            filtering.wire = BytesMut::new();
         }
+        self.stats.held -= (before - conn.held()) as u64;
     }
 
     /// Has a connection's leftover offered without new bytes.

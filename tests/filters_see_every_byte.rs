@@ -383,6 +383,21 @@ fn a_connection_that_ends_as_it_gets_its_filter_holds_nothing() {
     assert!(matches!(until_it_ends(&mut reactor), CloseReason::Aborted));
 }
 
+#[test]
+fn a_record_that_never_came_whole_is_not_held_once_its_connection_is_closed() {
+    let mut reactor = reactor();
+    let mut stream = echo(&mut reactor, Records::default);
+    turn_until(&mut reactor, "it is open", |reactor| !reactor.app.opened.is_empty());
+    let half = &record(DATA, &[7; 1_000])[..500];
+    stream.write_all(half).expect("written");
+    turn_until(&mut reactor, "half a record is held", |reactor| reactor.net.stats().held == 500);
+    reactor.net.close(reactor.app.opened[0]);
+    assert!(matches!(until_it_ends(&mut reactor), CloseReason::Local));
+    drop(stream);
+    turn_for(&mut reactor, Duration::from_millis(5));
+    assert_eq!(reactor.net.stats().held, 0);
+}
+
 /// A relay from a client in clear to an upstream under `Records`, as a proxy that speaks TLS to one side.
 fn relayed(reactor: &mut Reactor<Record>) -> (TcpStream, TcpStream) {
     let (listener, address) = upstream();
