@@ -478,9 +478,12 @@ impl Connection {
 
     /// Bytes of memory that count against the loop's budget.
     pub fn held(&self) -> usize {
-        let undecoded =
-            self.extras.as_ref().and_then(|extras| extras.filter.as_ref()).map_or(0, |filter| filter.wire.len());
-        self.queued() + self.unread_len() + undecoded
+        self.queued() + self.unread_len() + self.undecoded_len()
+    }
+
+    /// Input that its filter waits to see more of.
+    pub fn undecoded_len(&self) -> usize {
+        self.extras.as_ref().and_then(|extras| extras.filter.as_ref()).map_or(0, |filter| filter.wire.len())
     }
 
     pub fn unread_len(&self) -> usize {

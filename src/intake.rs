@@ -194,7 +194,7 @@ impl Sockets {
     }
 
     /// The input limit is reached: one more byte is too many, the end of the stream is not.
-    fn read_beyond_limit(&mut self, token: Token, buffer: &mut BytesMut) -> Step {
+    pub fn read_beyond_limit(&mut self, token: Token, buffer: &mut BytesMut) -> Step {
         let Some(conn) = connection_in(&mut self.table, token) else { return Step::Idle };
         refill(buffer);
         match conn.receive(buffer, 1, &mut self.stats, self.now) {
@@ -433,11 +433,8 @@ impl Sockets {
 
     fn read_filtered(&mut self, token: Token, buffer: &mut BytesMut) -> Step {
         let Some(conn) = connection_in(&mut self.table, token) else { return Step::Idle };
-        let limit = conn.input_limit();
-        let wire = conn.extras.as_ref().and_then(|extras| extras.filter.as_ref()).map_or(0, |filter| filter.wire.len());
-        if conn.unread_len() >= limit || wire >= limit {
-            self.end(token, CloseReason::InputLimit);
-            return Step::Idle;
+        if conn.unread_len().max(conn.undecoded_len()) >= conn.input_limit() {
+            return self.read_beyond_limit(token, buffer);
         }
         refill(buffer);
         match conn.receive(buffer, READ_BYTES, &mut self.stats, self.now) {

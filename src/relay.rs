@@ -17,7 +17,7 @@
 
 use crate::connection::{Connection, Flags, Phase, Received, RelayHalf};
 use crate::handler::CloseReason;
-use crate::intake::{READ_BYTES, refill};
+use crate::intake::{READ_BYTES, Step, refill};
 use crate::options::RelayOptions;
 use crate::sockets::{Sockets, connection_in};
 use crate::token::Token;
@@ -96,6 +96,12 @@ impl Sockets {
                 return self.mark_ready(token);
             }
             *budget -= 1;
+            if conn.undecoded_len() >= conn.input_limit() {
+                match self.read_beyond_limit(token, buffer) {
+                    Step::Again => continue,
+                    _ => return,
+                }
+            }
             refill(buffer);
             match conn.receive(buffer, READ_BYTES, &mut self.stats, self.now) {
                 Received::Bytes if conn.flags.has(Flags::FILTERED) => self.decode(token, buffer),

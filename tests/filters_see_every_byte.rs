@@ -398,6 +398,43 @@ fn a_record_that_never_came_whole_is_not_held_once_its_connection_is_closed() {
     assert_eq!(reactor.net.stats().held, 0);
 }
 
+#[test]
+fn the_end_behind_a_full_input_limit_is_told_under_a_filter_too() {
+    /// Leaves everything until the end.
+    struct Patient;
+    impl Handler<Record> for Patient {
+        fn on_open(&mut self, ctx: &mut Ctx<'_, Record>) {
+            let token = ctx.token;
+            ctx.options(token, |o| o.input_limit = 8);
+            assert!(ctx.filter(token, Xor(1)));
+        }
+        fn on_data(&mut self, _: &mut Ctx<'_, Record>, _: &mut BytesMut) {}
+        fn on_eof(&mut self, ctx: &mut Ctx<'_, Record>, rest: &mut BytesMut) {
+            ctx.app.input.insert(ctx.token, rest.to_vec());
+            ctx.shutdown();
+        }
+        fn on_close(&mut self, ctx: &mut Ctx<'_, Record>, why: CloseReason) {
+            ctx.app.closed.push((ctx.token, why));
+        }
+    }
+    for (len, ends_in_order) in [(8, true), (9, false)] {
+        let mut reactor = reactor();
+        let listener = reactor.net.listen("127.0.0.1:0", |_, _| Some(Patient)).expect("it listens");
+        let mut stream = peer(address_of(&reactor, listener));
+        for _ in 0..len {
+            stream.write_all(&[7]).expect("written");
+        }
+        turn_for(&mut reactor, Duration::from_millis(5));
+        // The second time it has been reset already.
+        let _ = stream.shutdown(Shutdown::Write);
+        match until_it_ends(&mut reactor) {
+            CloseReason::Done if ends_in_order => assert!(reactor.app.input.values().eq([&vec![6; len]])),
+            CloseReason::InputLimit if !ends_in_order => {}
+            why => panic!("{len} bytes: {why}"),
+        }
+    }
+}
+
 /// A relay from a client in clear to an upstream under `Records`, as a proxy that speaks TLS to one side.
 fn relayed(reactor: &mut Reactor<Record>) -> (TcpStream, TcpStream) {
     let (listener, address) = upstream();
@@ -447,4 +484,38 @@ fn a_relay_does_not_carry_the_end_of_a_stream_that_its_filter_finds_cut() {
     let (a, b) = reactor.app.pairs[0];
     assert!(matches!(reactor.app.why(b), Some(CloseReason::Error(e)) if e.kind() == ErrorKind::UnexpectedEof));
     assert!(matches!(reactor.app.why(a), Some(CloseReason::Relay)));
+}
+
+#[test]
+fn a_record_that_never_ends_is_bounded_in_a_relay_too() {
+    /// Waits for a whole that does not come.
+    struct Endless;
+    impl Filter for Endless {
+        fn decode(&mut self, _: &mut BytesMut, _: &mut BytesMut, _: &mut BytesMut) -> io::Result<()> {
+            Ok(())
+        }
+        fn encode(&mut self, plain: &[u8], wire: &mut BytesMut) -> io::Result<()> {
+            wire.extend_from_slice(plain);
+            Ok(())
+        }
+    }
+    let mut reactor = reactor();
+    let (listener, address) = upstream();
+    let relay = reactor.net.listen("127.0.0.1:0", move |ctx: &mut Ctx<'_, Record>, _| {
+        let (client, other) = (ctx.token, ctx.net.connect(address, Witness));
+        assert!(ctx.filter(client, Endless));
+        ctx.app.pairs.push((client, other));
+        ctx.net.relay(client, other, RelayOptions::new()).then_some(Witness)
+    });
+    let mut client = peer(address_of(&reactor, relay.expect("it listens")));
+    let server = beside(move || accept(&listener));
+    let _server = join(&mut reactor, server);
+    // The default input limit is 1 MiB.
+    let client = beside(move || client.write_all(&[0; 32 << 20]).map_err(|e| e.kind()));
+    assert!(join(&mut reactor, client).is_err(), "the client is cut off");
+    turn_until(&mut reactor, "both sides end", |reactor| reactor.app.closed.len() == 2);
+    let (a, b) = reactor.app.pairs[0];
+    assert!(matches!(reactor.app.why(a), Some(CloseReason::InputLimit)));
+    assert!(matches!(reactor.app.why(b), Some(CloseReason::Relay)));
+    assert_eq!(reactor.net.stats().held, 0);
 }
