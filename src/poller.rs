@@ -33,8 +33,9 @@ impl Interest {
     pub const DATAGRAM: Interest = Interest(epoll::IN);
     /// The same while output waits: UDP reports room after every send, so it is not asked otherwise.
     pub const DATAGRAM_WAITING: Interest = Interest(epoll::IN | epoll::OUT);
-    /// A listener that is paused; level-triggered interest must be withdrawn, or every wait would return.
-    pub const NOTHING: Interest = Interest(0);
+    /// A listener that is paused; level-triggered interest must be withdrawn, or every wait would return. Edge-triggered,
+    /// since HUP and ERR are reported unasked: of a listener that somebody else has shut down, for ever.
+    pub const NOTHING: Interest = Interest(epoll::EDGE);
     /// An eventfd: each ring is a new edge, so it need never be read.
     pub const BELL: Interest = Interest(epoll::IN | epoll::EDGE);
 }

@@ -278,3 +278,19 @@ fn no_turn_accepts_more_than_the_budget() {
         assert_eq!(most, Some(budget as usize));
     }
 }
+
+#[test]
+fn a_listener_that_somebody_else_shuts_down_costs_no_processor() {
+    use nix::sys::socket::{Shutdown, shutdown};
+    use std::os::fd::AsRawFd;
+    let mut reactor = reactor();
+    let shared = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let ours = plimsoll::Fd::from_owned(shared.try_clone().expect("a second handle").into());
+    reactor.net.listen_fd(ours, ListenOptions::new(), |_, _| Some(Witness)).expect("it listens");
+    turn_for(&mut reactor, MS);
+    shutdown(shared.as_raw_fd(), Shutdown::Both).expect("shut down");
+    let before = reactor.net.stats().turns;
+    turn_for(&mut reactor, 250 * MS);
+    let turns = reactor.net.stats().turns - before;
+    assert!(turns < 50, "{turns} turns in 250 ms");
+}
