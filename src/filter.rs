@@ -34,7 +34,8 @@ pub trait Filter {
     /// It cannot be sent.
     fn encode(&mut self, plain: &[u8], wire: &mut BytesMut) -> io::Result<()>;
 
-    /// Our half ends: appends a farewell, if the transform has one.
+    /// Our half ends: appends a farewell, if the transform has one. What [`decode`](Filter::decode) appends to its
+    /// `reply` from now on is dropped.
     ///
     /// # Errors
     /// The half cannot end in order.

@@ -103,7 +103,9 @@ impl Sockets {
     pub fn push_raw(&mut self, token: Token, data: &[u8]) {
         self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return };
-        if data.is_empty() || conn.flags.has(Flags::BROKEN) || matches!(conn.phase, Phase::Lingering | Phase::Ended) {
+        // Behind an end of ours, said or about to be, a filter has no more replies to give.
+        let over = conn.flags.has(Flags::BROKEN.or(Flags::SHUTDOWN)) || conn.phase > Phase::Closing;
+        if data.is_empty() || over {
             return;
         }
         if conn.queued() == 0 {

@@ -399,6 +399,27 @@ fn a_record_that_never_came_whole_is_not_held_once_its_connection_is_closed() {
 }
 
 #[test]
+fn a_reply_of_the_filter_behind_our_end_is_not_sent_and_ends_nothing() {
+    let mut reactor = reactor();
+    let mut stream = echo(&mut reactor, Records::default);
+    turn_until(&mut reactor, "it is open", |reactor| !reactor.app.opened.is_empty());
+    reactor.net.shutdown(reactor.app.opened[0]);
+    let read = beside(move || (read_all(&mut stream), stream));
+    let (said, mut stream) = join(&mut reactor, read);
+    assert_eq!(heard(&said), (Vec::new(), 1));
+    let token = reactor.app.opened[0];
+    for ping in 1..=3 {
+        stream.write_all(&record(PING, b"?")).expect("our half still reads");
+        turn_until(&mut reactor, "the ping was read", |reactor| reactor.net.stats().bytes_read == 4 * ping);
+    }
+    turn_for(&mut reactor, Duration::from_millis(2));
+    assert!(reactor.net.is_open(token), "{:?}", reactor.app.closed);
+    stream.write_all(&record(FAREWELL, b"")).expect("our half still reads");
+    stream.shutdown(Shutdown::Write).expect("the half ends");
+    assert!(matches!(until_it_ends(&mut reactor), CloseReason::Done));
+}
+
+#[test]
 fn the_end_behind_a_full_input_limit_is_told_under_a_filter_too() {
     /// Leaves everything until the end.
     struct Patient;
