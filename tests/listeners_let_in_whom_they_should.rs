@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 use support::witness::{Record, Witness, reactor};
-use support::{address_of, beside, join, peer, read_all, turn_for, turn_until};
+use support::{Told, address_of, beside, hook, join, peer, read_all, turn_for, turn_until};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -293,4 +293,34 @@ fn a_listener_that_somebody_else_shuts_down_costs_no_processor() {
     turn_for(&mut reactor, 250 * MS);
     let turns = reactor.net.stats().turns - before;
     assert!(turns < 50, "{turns} turns in 250 ms");
+}
+
+#[test]
+fn a_socket_that_is_opened_and_closed_in_one_on_close_keeps_nothing() {
+    let kept = std::rc::Rc::new(());
+    let (lent, mut reactor) = (kept.clone(), Reactor::new(false).expect("a reactor"));
+    let listener = reactor.net.listen("127.0.0.1:0", move |_, _| {
+        let lent = lent.clone();
+        Some(hook(move |ctx: &mut Ctx<'_, bool>, told: Told<'_>| match told {
+            Told::Eof(_) => ctx.shutdown(),
+            Told::Close(_) => {
+                let (one, two) = (lent.clone(), lent.clone());
+                let listener = ctx.net.listen("127.0.0.1:0", move |_, _| {
+                    let _ = &one;
+                    None::<fn(&mut Ctx<'_, bool>, &mut BytesMut)>
+                });
+                let udp = ctx.net.udp("127.0.0.1:0", move |_, _| drop(two.clone()));
+                ctx.net.close(listener.expect("it listens"));
+                ctx.net.close(udp.expect("it is bound"));
+                *ctx.app = true;
+            }
+            _ => {}
+        }))
+    });
+    let listener = listener.expect("it listens");
+    drop(peer(address_of(&reactor, listener)));
+    turn_until(&mut reactor, "on_close", |reactor| reactor.app);
+    reactor.net.close(listener);
+    turn_for(&mut reactor, MS);
+    assert_eq!(std::rc::Rc::strong_count(&kept), 1);
 }
