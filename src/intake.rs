@@ -289,8 +289,9 @@ impl Sockets {
     #[inline(never)]
     fn put_back_rest(&mut self, token: Token, input: &mut BytesMut, own: bool) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
-        // A large leftover keeps its buffer; a small one need not hold on to a large one.
-        let keep_buffer = own && input.len() > COPIED_LEFTOVER_BYTES;
+        // A large leftover keeps its buffer; a small one need not hold on to a large one. Small is also less than a
+        // quarter, which is copied at the cost of what was consumed: a limit on bytes is to be one on memory.
+        let keep_buffer = own && input.len() > COPIED_LEFTOVER_BYTES.max(self.lent.len() / 4);
         let rest = if keep_buffer { std::mem::take(input) } else { BytesMut::from(&input[..]) };
         // A handler may itself have put bytes into the buffer; that counts like any other input.
         let over = rest.len() > conn.input_limit();
@@ -469,7 +470,13 @@ impl Sockets {
             decoded
         } else {
             filtering.wire.extend_from_slice(input);
-            filtering.filter.decode(&mut filtering.wire, &mut plain, &mut reply)
+            let waited = filtering.wire.len();
+            let decoded = filtering.filter.decode(&mut filtering.wire, &mut plain, &mut reply);
+            if filtering.wire.len() <= waited / 4 {
+                // Nor does the rest of a record hold on to what many took.
+                filtering.wire = BytesMut::from(&filtering.wire[..]);
+            }
+            decoded
         };
         input.clear();
         self.stats.held += (plain.len() + filtering.wire.len()) as u64;

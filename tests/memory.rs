@@ -332,6 +332,70 @@ fn a_handler_that_consumes_nothing_is_ended_at_the_input_limit() {
     assert!(live().saturating_sub(base) <= 128 * KIB);
 }
 
+/// Takes whole records of 600 KiB, and leaves what comes behind one.
+fn take_whole(ctx: &mut Ctx<'_, App>, input: &mut plimsoll::BytesMut) {
+    if input.len() >= 600 * KIB {
+        let _ = input.split_to(600 * KIB);
+        ctx.send("taken");
+    }
+}
+
+/// The same, so that the filter's leftover is what is small.
+struct Whole;
+
+impl plimsoll::Filter for Whole {
+    fn decode(
+        &mut self,
+        wire: &mut plimsoll::BytesMut,
+        plain: &mut plimsoll::BytesMut,
+        _: &mut plimsoll::BytesMut,
+    ) -> std::io::Result<()> {
+        if wire.len() >= 600 * KIB {
+            plain.extend_from_slice(&wire.split_to(600 * KIB)[..1]);
+        }
+        Ok(())
+    }
+    fn encode(&mut self, plain: &[u8], wire: &mut plimsoll::BytesMut) -> std::io::Result<()> {
+        wire.extend_from_slice(plain);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_small_rest_of_much_input_does_not_hold_on_to_the_memory_of_all() {
+    const COUNT: usize = 10;
+    let filtered: OnData = |ctx, input| {
+        input.clear();
+        ctx.send("taken");
+    };
+    for (filter, on_data) in [(false, take_whole as OnData), (true, filtered)] {
+        let (mut reactor, address) = server(ListenOptions::new(), on_data);
+        let data = vec![7; 605 * KIB];
+        let mut streams = Vec::with_capacity(COUNT);
+        let base = live();
+        for index in 0..COUNT {
+            let mut stream = peer(address);
+            turn_until(&mut reactor, "it is accepted", |r| r.app.opened.len() > index);
+            assert!(!filter || reactor.net.filter(reactor.app.opened[index], Whole));
+            push_all(&mut reactor, &mut stream, &data);
+            turn_until(&mut reactor, "all was read", |r| r.net.stats().held as usize == (index + 1) * 5 * KIB);
+            streams.push(stream);
+        }
+        let (held, live) = (reactor.net.stats().held as usize, live().saturating_sub(base));
+        assert!(live <= 4 * held + 128 * KIB, "{live} bytes of memory for {held} bytes that are counted");
+    }
+}
+
+fn push_all(reactor: &mut Reactor<App>, stream: &mut TcpStream, mut data: &[u8]) {
+    stream.set_nonblocking(true).expect("non-blocking");
+    turn_until(reactor, "all is taken", |_| {
+        while let Ok(n @ 1..) = stream.write(data) {
+            data = &data[n..];
+        }
+        data.is_empty()
+    });
+}
+
 #[test]
 fn an_idle_connection_costs_little_and_gives_it_back() {
     const COUNT: usize = 4000;
