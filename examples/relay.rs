@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     match relay(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("relay: {}: {e}", arguments.listen);
+            eprintln!("relay: {e}");
             ExitCode::FAILURE
         }
     }
@@ -93,7 +93,8 @@ fn relay(arguments: &Arguments) -> io::Result<()> {
     let listener = reactor.net.listen_with(&*arguments.listen, inward, move |ctx, _| {
         let other = ctx.net.connect_with(upstream.clone(), outward.clone(), Side("upstream"));
         ctx.net.relay(ctx.token, other, joint.clone()).then_some(Side("client"))
-    })?;
+    });
+    let listener = listener.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", arguments.listen)))?;
     reactor.net.stop_on_signals()?;
     if let Some(address) = reactor.net.local_address(listener) {
         writeln!(io::stdout(), "listening on {address}")?;

@@ -115,7 +115,7 @@ fn what_keeps_one_from_starting_is_said_in_a_line() {
     fails("echo", &["unix:/no/such/directory/socket"], "No such file");
     fails("relay", &["nonsense", "127.0.0.1:1"], "nonsense");
     fails("relay", &[&taken.to_string(), "127.0.0.1:1"], "in use");
-    fails("relay", &["127.0.0.1:0", "no upstream"], "no upstream");
+    fails("relay", &["127.0.0.1:0", "no upstream"], "relay: the upstream \"no upstream\"");
 }
 
 #[test]
