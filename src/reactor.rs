@@ -65,7 +65,8 @@ pub struct Reactor<A = ()> {
 }
 
 impl<A: 'static> Reactor<A> {
-    /// Makes a reactor with the default options.
+    /// Makes a reactor with the default options. SIGPIPE and SIGHUP are ignored from now on, in the whole process:
+    /// [`ReactorOptions`] can leave either alone.
     ///
     /// # Errors
     /// Those of epoll_create1(2), eventfd(2) and open(2): EMFILE, ENFILE, ENOMEM.
