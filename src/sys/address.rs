@@ -116,6 +116,12 @@ impl Address {
     }
 }
 
+impl From<&Address> for Address {
+    fn from(address: &Address) -> Address {
+        address.clone()
+    }
+}
+
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Address {
         Address::Ip(address)
@@ -496,6 +502,7 @@ pub(super) mod tests {
         same(&("[::1]", 80), &v6);
         same(&("fe80::1%2", 80), &SocketAddrV6::new("fe80::1".parse().unwrap(), 80, 0, 2).into());
         assert!(("localhost", 80).to_address().is_err());
+        assert_eq!(Address::from(&v6), v6, "for what takes `impl Into<Address>`, such as `send_to`");
     }
 
     #[test]
