@@ -14,6 +14,9 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// An open descriptor; closed when dropped.
+///
+/// Its way in and out is `OwnedFd`, which every socket of the standard library converts to and from:
+/// `Fd::from(OwnedFd::from(listener))`, `TcpStream::from(fd.into_owned())`.
 pub struct Fd(ManuallyDrop<OwnedFd>);
 
 impl Fd {
@@ -45,6 +48,12 @@ impl Fd {
     #[inline]
     pub fn raw(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+impl From<OwnedFd> for Fd {
+    fn from(fd: OwnedFd) -> Fd {
+        Fd::from_owned(fd)
     }
 }
 
@@ -110,6 +119,14 @@ mod tests {
     fn an_absent_descriptor_costs_no_more_than_a_present_one() {
         assert_eq!(size_of::<Fd>(), 4);
         assert_eq!(size_of::<Option<Fd>>(), 4);
+    }
+
+    #[test]
+    fn sockets_of_the_standard_library_come_and_go() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut ours = UnixStream::from(Fd::from(OwnedFd::from(ours)).into_owned());
+        std::io::Write::write_all(&mut ours, b"x").unwrap();
+        assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 1);
     }
 
     #[test]
