@@ -144,7 +144,11 @@ impl<A: 'static> Handler<A> for Box<dyn Handler<A>> {
 /// What the callback of one connection holds.
 ///
 /// It derefs to [`Net`], so every verb can be called on it; the verbs of this connection have short forms. When
-/// you borrow from `app`, write `ctx.net.send(…)`: the fields borrow apart.
+/// you borrow from `app`, or name this connection in a verb that has none, write `ctx.net.…`, since the fields borrow
+/// apart: `ctx.net.send(other, &ctx.app.greeting)`, `ctx.net.options(ctx.token, |o| …)`.
+///
+/// The receiver of a datagram socket has one too. There `token` is the socket's: answer with
+/// `ctx.net.send_to(ctx.token, …)`; the short forms are about streams and do nothing.
 #[derive(Debug)]
 pub struct Ctx<'a, A = ()> {
     /// The state that all connections share.
@@ -180,6 +184,11 @@ impl<A: 'static> Ctx<'_, A> {
     /// Stops reading this connection: see [`Net::pause_reading`].
     pub fn pause_reading(&mut self) {
         self.net.pause_reading(self.token);
+    }
+
+    /// Reads this connection again: see [`Net::resume_reading`].
+    pub fn resume_reading(&mut self) {
+        self.net.resume_reading(self.token);
     }
 
     /// Asks for input only when `bytes` of it are there: see [`Net::want`].

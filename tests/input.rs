@@ -216,9 +216,8 @@ fn a_handler_that_resumes_itself_without_taking_anything_leaves_the_others_their
         fn on_data(&mut self, ctx: &mut Ctx<'_, App>, input: &mut BytesMut) {
             ctx.app.offered.push(input.len());
             assert!(ctx.app.offered.len() < 100_000, "it is called without end");
-            let token = ctx.token;
             ctx.pause_reading();
-            ctx.resume_reading(token);
+            ctx.resume_reading();
         }
     }
     let mut reactor = Reactor::new(App::default()).expect("a reactor");
