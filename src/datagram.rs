@@ -14,7 +14,7 @@ use crate::net::Net;
 use crate::options::UdpOptions;
 use crate::poller::{Interest, Readiness};
 use crate::sockets::{Due, Sockets, Source};
-use crate::sys::datagram::{self, BATCH_LIMIT, Inbox, Interface, Outgoing, Received};
+use crate::sys::datagram::{self, BATCH_LIMIT, Inbox, Interface, Outgoing, Received as Datagram};
 use crate::sys::errno::{DatagramError, classify_datagram};
 use crate::sys::socket::Family;
 use crate::sys::{self, Address, Fd, ToAddress};
@@ -282,7 +282,7 @@ impl<A: 'static> Net<A> {
     pub fn udp(
         &mut self,
         addr: impl ToAddress,
-        receiver: impl FnMut(&mut Ctx<'_, A>, Received<'_>) + 'static,
+        receiver: impl FnMut(&mut Ctx<'_, A>, Datagram<'_>) + 'static,
     ) -> io::Result<Token> {
         self.udp_with(addr, UdpOptions::default(), receiver)
     }
@@ -295,7 +295,7 @@ impl<A: 'static> Net<A> {
         &mut self,
         addr: impl ToAddress,
         options: UdpOptions,
-        receiver: impl FnMut(&mut Ctx<'_, A>, Received<'_>) + 'static,
+        receiver: impl FnMut(&mut Ctx<'_, A>, Datagram<'_>) + 'static,
     ) -> io::Result<Token> {
         let token = self.sockets.bind_datagram(&addr.to_address()?, options)?;
         self.newborn.push((token, Newborn::Datagram(Box::new(receiver))));
