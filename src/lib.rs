@@ -36,7 +36,7 @@
 //! | to… | verbs of [`Net`] |
 //! |---|---|
 //! | serve | [`serve`](Net::serve), [`listen`](Net::listen), [`listen_fd`](Net::listen_fd) |
-//! | connect | [`connect`](Net::connect), [`dial`](Net::dial) (again and again), [`adopt`](Net::adopt) |
+//! | connect | [`connect`](Net::connect), [`dial`](Net::dial) (again and again), [`cancel_dial`](Net::cancel_dial), [`adopt`](Net::adopt) |
 //! | send | [`send`](Net::send), [`flush`](Net::flush), [`queued`](Net::queued) |
 //! | read at one's own pace | [`pause_reading`](Net::pause_reading), [`resume_reading`](Net::resume_reading), [`want`](Net::want), [`unread`](Net::unread) |
 //! | end: half, whole, now | [`shutdown`](Net::shutdown), [`close`](Net::close), [`abort`](Net::abort) |
@@ -44,7 +44,7 @@
 //! | exchange datagrams | [`udp`](Net::udp), [`send_to`](Net::send_to), [`send_from`](Net::send_from), [`broadcast`](Net::broadcast), [`join_multicast`](Net::join_multicast) |
 //! | wait | [`after`](Net::after), [`every`](Net::every), [`reset`](Net::reset), [`cancel`](Net::cancel), [`now`](Net::now), [`Ctx::timer`] |
 //! | do it later, or elsewhere | [`defer`](Net::defer), [`tell`](Net::tell), [`offload`](Net::offload), [`mailbox`](Net::mailbox) |
-//! | know | [`local_address`](Net::local_address), [`peer_address`](Net::peer_address), [`tcp_info`](Net::tcp_info), [`tokens`](Net::tokens), [`stats`](Net::stats) |
+//! | know | [`is_open`](Net::is_open), [`local_address`](Net::local_address), [`peer_address`](Net::peer_address), [`tcp_info`](Net::tcp_info), [`tokens`](Net::tokens), [`stats`](Net::stats) |
 //! | tune | [`options`](Net::options) at run time, and the structs of [`options`] |
 //! | stop | [`stop`](Net::stop), [`on_signal`](Net::on_signal), [`stop_on_signals`](Net::stop_on_signals) |
 //!
