@@ -26,6 +26,10 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// Longer than any datagram: UDP ends at 64 KiB, and what Unix sockets take is bounded by `net.core.wmem_max`. Room for
+/// as many as one call brings is reserved, so a number without a bound could not be had.
+const DATAGRAM_MAX_BYTES: usize = 1 << 20;
+
 /// ENOBUFS and ENOMEM bring no event, nor does a full Unix receiver that has room again: try again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
@@ -81,7 +85,7 @@ impl DatagramSocket {
     }
 
     pub fn max_datagram(&self) -> usize {
-        self.options.max_datagram
+        self.options.max_datagram.min(DATAGRAM_MAX_BYTES)
     }
 
     pub fn receive_budget(&self) -> usize {

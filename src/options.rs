@@ -165,7 +165,9 @@ impl Default for ListenOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UdpOptions {
-    /// Longest datagram received whole, in bytes; a longer one is delivered cut and marked. Default 2 KiB.
+    /// Longest datagram that is surely received whole, in bytes; a longer one is delivered cut and marked, unless another
+    /// socket of the reactor has asked for more: they share one set of buffers. 64 of this size are reserved, and cost
+    /// memory as far as datagrams fill them. Default 2 KiB, at most 1 MiB.
     pub max_datagram: usize,
     /// Datagrams received in one turn before other work has its own. Default 64.
     pub receive_budget: u32,

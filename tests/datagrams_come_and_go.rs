@@ -255,3 +255,15 @@ fn a_receiver_may_open_and_close_other_sockets() {
     turn_until(&mut reactor, "it hears", |reactor| reactor.app.len() == 2);
     assert_eq!(reactor.app[1], Err(5));
 }
+
+#[test]
+fn a_longest_datagram_beyond_all_bounds_reserves_no_more_than_there_can_be() {
+    let mut reactor = Reactor::new(Vec::new()).expect("a reactor");
+    let options = UdpOptions::new().with(|o| o.max_datagram = usize::MAX);
+    let udp = reactor.net.udp_with("127.0.0.1:0", options, |ctx, d| ctx.app.push((d.data.len(), d.truncated)));
+    let udp = udp.expect("it is bound");
+    let to = reactor.net.local_address(udp).expect("it has an address");
+    reactor.net.send_to(udp, &to, vec![7; 60_000]);
+    support::turn_until(&mut reactor, "it comes", |reactor| !reactor.app.is_empty());
+    assert_eq!(reactor.app, [(60_000, false)]);
+}
