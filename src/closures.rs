@@ -219,6 +219,23 @@ impl<A: 'static> Net<A> {
 }
 
 /// Brings closures from other threads to the loop. The only part of a reactor that may leave its thread.
+///
+/// ```
+/// use plimsoll::Reactor;
+///
+/// let mut reactor = Reactor::new(0_u64)?;
+/// let mailbox = reactor.net.mailbox();
+/// let worker = std::thread::spawn(move || {
+///     for n in 1..=3 {
+///         mailbox.post(move |lp| *lp.app += n).expect("there is room");
+///     }
+///     mailbox.post(|lp| lp.stop()).expect("there is room");
+/// });
+/// reactor.run()?;
+/// worker.join().expect("it has not panicked");
+/// assert_eq!(reactor.into_app(), 6);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Mailbox<A = ()> {
     sender: mailbox::Sender<Mail<A>>,
 }

@@ -42,6 +42,49 @@ use std::ops::{Deref, DerefMut};
 /// endings are told when the turn settles, after everything has been flushed; `on_write_complete` also right after a
 /// callback whose output the kernel took at once. A connection that could not be made hears `on_close` only.
 ///
+/// ```no_run
+/// use plimsoll::{Bytes, BytesMut, CloseReason, Ctx, Flow, Handler, Reactor, Token};
+///
+/// /// What all connections share.
+/// #[derive(Default)]
+/// struct Room {
+///     guests: Vec<Token>,
+/// }
+///
+/// /// What each has for itself.
+/// struct Guest {
+///     said: u64,
+/// }
+///
+/// impl Handler<Room> for Guest {
+///     fn on_open(&mut self, ctx: &mut Ctx<Room>) {
+///         ctx.app.guests.push(ctx.token);
+///     }
+///
+///     // To everybody, the sender too. Who does not keep up is thrown out: without heeding `High` the hard limit does.
+///     fn on_data(&mut self, ctx: &mut Ctx<Room>, input: &mut BytesMut) {
+///         self.said += 1;
+///         let message = Bytes::copy_from_slice(input);
+///         input.clear();
+///         for &guest in &ctx.app.guests {
+///             if ctx.net.send(guest, &message) == Flow::High {
+///                 ctx.net.abort(guest);
+///             }
+///         }
+///     }
+///
+///     fn on_close(&mut self, ctx: &mut Ctx<Room>, why: CloseReason) {
+///         ctx.app.guests.retain(|&guest| guest != ctx.token);
+///         println!("{:?} left after {} messages: {why}", ctx.peer_address(ctx.token), self.said);
+///     }
+/// }
+///
+/// let mut reactor = Reactor::new(Room::default())?;
+/// reactor.net.listen("127.0.0.1:2009", |_, _peer| Some(Guest { said: 0 }))?;
+/// reactor.run()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Panics
 /// A panic in a callback leaves [`Reactor::turn`](crate::Reactor::turn). The connection whose callback it was is
 /// aborted without `on_close` in the next turn; everything else is consistent, and the loop may go on.
