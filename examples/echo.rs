@@ -14,6 +14,7 @@
 use clap::Parser;
 use plimsoll::{ListenOptions, Reactor};
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ struct Arguments {
 
     /// Connections at one time; further peers wait until one ends.
     #[arg(long, value_name = "N")]
-    max_connections: Option<usize>,
+    max_connections: Option<NonZeroUsize>,
 
     /// Pass the input on as shared slices (`split`) and not as a copy: to compare the two.
     #[arg(long)]
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 fn serve(arguments: &Arguments) -> io::Result<()> {
     let mut reactor = Reactor::new(())?;
     let options = ListenOptions::new().with(|o| {
-        o.max_connections = arguments.max_connections;
+        o.max_connections = arguments.max_connections.map(NonZeroUsize::get);
         o.stream.idle_timeout = (arguments.idle_timeout > 0).then(|| Duration::from_secs(arguments.idle_timeout));
     });
     let listener = if arguments.split {

@@ -16,6 +16,7 @@ use plimsoll::{
     Address, BytesMut, CloseReason, Ctx, Handler, ListenOptions, Reactor, RelayOptions, StreamOptions, Target,
 };
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -40,7 +41,7 @@ struct Arguments {
 
     /// Clients at one time; further ones wait until one ends.
     #[arg(long, value_name = "N")]
-    max_connections: Option<usize>,
+    max_connections: Option<NonZeroUsize>,
 
     /// How many seconds the upstream may take to answer.
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -87,7 +88,7 @@ fn relay(arguments: &Arguments) -> io::Result<()> {
     });
     let outward = StreamOptions::new().with(|o| o.connect_timeout = Duration::from_secs(arguments.connect_timeout));
     let outward = Rc::new(outward); // one for all
-    let inward = ListenOptions::new().with(|o| o.max_connections = arguments.max_connections);
+    let inward = ListenOptions::new().with(|o| o.max_connections = arguments.max_connections.map(NonZeroUsize::get));
 
     let mut reactor = Reactor::new(())?;
     let listener = reactor.net.listen_with(&*arguments.listen, inward, move |ctx, _| {

@@ -278,6 +278,15 @@ pub enum PostError<A = ()> {
     Gone(Letter<A>),
 }
 
+impl<A> PostError<A> {
+    /// The closure, to be posted again or elsewhere.
+    pub fn into_letter(self) -> Letter<A> {
+        match self {
+            PostError::Full(letter) | PostError::Gone(letter) => letter,
+        }
+    }
+}
+
 impl<A> fmt::Debug for PostError<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -218,8 +218,12 @@ impl Sockets {
         loop {
             let turn = self.stats.turns;
             let Some(conn) = connection_in(&mut self.table, token) else { return };
-            let abandoned = conn.fd.take();
-            self.graveyard.extend(abandoned);
+            if let Some(abandoned) = conn.fd.take() {
+                // Its events would come under the token of the next one until it is closed. Best effort: that it is
+                // not there any more is as good.
+                let _ = self.poller.remove(&abandoned);
+                self.graveyard.push(abandoned);
+            }
             let Some(attempt) = conn.extras().attempt.as_mut() else { return };
             attempt.since_turn = turn;
             let Some(address) = attempt.remaining.pop_front() else {

@@ -190,7 +190,9 @@ impl Sockets {
         if matches!(conn.phase, Phase::Lingering | Phase::Ended) {
             return;
         }
-        if reason.cuts(conn.queued())
+        // A relayed pair is idle in mid-stream unless the end of the other side was carried to this one.
+        let cut_short = matches!(reason, CloseReason::Idle) && conn.relay.is_some() && !conn.flags.has(Flags::SHUTDOWN);
+        if (cut_short || reason.cuts(conn.queued()))
             && let Some(fd) = &conn.fd
         {
             // Best effort: without it the peer sees a FIN and may take a cut stream for a whole one.

@@ -373,6 +373,15 @@ impl fmt::Display for CloseReason {
     }
 }
 
+impl std::error::Error for CloseReason {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            CloseReason::Connect(e) | CloseReason::Error(e) | CloseReason::ErrorUnread(e) => Some(e),
+            _ => None,
+        }
+    }
+}
+
 /// What can be sent. Data under 1 KiB is copied into the queue; more is linked if it is owned, and never copied.
 ///
 /// Owned are [`Bytes`], `&Bytes` (a reference more), [`BytesMut`], `Vec<u8>` and `String`; borrowed are slices, `&str`,

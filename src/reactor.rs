@@ -116,7 +116,8 @@ impl<A: 'static> Reactor<A> {
 
     /// One pass: waits for events, or for `timeout` (`None`: as long as it takes), and does all that is due. For
     /// programs that have a loop of their own: watch the reactor's descriptor for input, and call this with zero
-    /// when it is readable or [`next_turn_in`](Reactor::next_turn_in) has passed.
+    /// when it is readable or [`next_turn_in`](Reactor::next_turn_in) has passed. After [`Net::stop`], turn until
+    /// [`is_stopped`](Reactor::is_stopped).
     ///
     /// # Errors
     /// Those of [`run`](Reactor::run).
@@ -150,6 +151,12 @@ impl<A: 'static> Reactor<A> {
         }
         let deadline = self.net.sockets.timers.next_deadline()?;
         Some(deadline.since(sys::clock::now()))
+    }
+
+    /// Whether a stop has been carried out to the end: for programs that turn the loop by hand. [`run`](Reactor::run)
+    /// returns at once then, and the reactor may be used anew.
+    pub fn is_stopped(&self) -> bool {
+        self.net.sockets.is_stopped()
     }
 
     /// Ends the reactor and gives the shared state back. Nothing is delivered: for `on_close` and flushed output,

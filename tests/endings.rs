@@ -253,7 +253,7 @@ fn abort_is_aborted_and_a_reset() {
 
 #[test]
 fn a_close_that_cannot_flush_is_unsent_and_a_reset() {
-    let (mut reactor, address) = server(ReactorOptions::new(), |o| o.close_timeout = Duration::from_millis(50));
+    let (mut reactor, address) = server(ReactorOptions::new(), |o| o.close_timeout = Duration::from_millis(500));
     let (mut stream, token) = saying(&mut reactor, address, b"megabyte");
     reactor.net.close(token);
     turn_for(&mut reactor, Duration::from_millis(20));

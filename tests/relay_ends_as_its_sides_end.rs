@@ -327,8 +327,21 @@ fn a_pair_shares_one_idle_clock() {
     for token in [a, b] {
         assert!(matches!(reactor.app.why(token), Some(CloseReason::Idle)));
     }
-    assert_eq!(read_one(&mut reactor, &client), Ok(0));
+    // Neither stream had ended, so neither may look whole.
+    assert_eq!(read_one(&mut reactor, &client), Err(ErrorKind::ConnectionReset));
+    assert_eq!(read_one(&mut reactor, &server), Err(ErrorKind::ConnectionReset));
+}
+
+/// A half that was carried to its end is whole; only the other one was cut.
+#[test]
+fn an_idle_pair_is_cut_only_where_its_stream_had_not_ended() {
+    let idle = RelayOptions::new().with(|o| o.idle_timeout = Some(Duration::from_millis(200)));
+    let (mut reactor, client, server, a, _) = pair(idle);
+    client.shutdown(Shutdown::Write).expect("the half ends");
     assert_eq!(read_one(&mut reactor, &server), Ok(0));
+    until_both_end(&mut reactor);
+    assert!(matches!(reactor.app.why(a), Some(CloseReason::Idle)));
+    assert_eq!(read_one(&mut reactor, &client), Err(ErrorKind::ConnectionReset));
 }
 
 /// All is read from one side, and the other is still busy with it.
