@@ -54,7 +54,9 @@ fn reference(span: &str) -> Option<(&str, Option<&str>)> {
         Some((path, name)) => (path, Some(name)),
         None => (span, None),
     };
-    let here = ["src/", "tests/", "examples/", "docs/", ".ci/"].iter().any(|directory| path.starts_with(directory));
+    let here = ["src/", "tests/", "examples/", "benches/", "docs/", ".ci/"]
+        .iter()
+        .any(|directory| path.starts_with(directory));
     (here && !path.contains(char::is_whitespace)).then_some((path, name))
 }
 
