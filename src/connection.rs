@@ -402,6 +402,7 @@ impl Connection {
     }
 
     /// Offers `data` straight to the kernel, when nothing is queued before it; returns how much it took.
+    #[inline]
     pub fn write_through(&mut self, data: &[u8], stats: &mut Stats, now: Moment) -> usize {
         let Some(fd) = &self.fd else { return 0 };
         stats.writes += 1;
@@ -427,13 +428,25 @@ impl Connection {
         }
     }
 
-    /// Whether input can be carried to the other side of a relay with nothing else to think of.
+    /// The other side of a relay, when input can be read and carried there with nothing else to think of.
     #[inline]
-    pub fn is_plainly_relayed(&self) -> bool {
-        self.relay.is_some()
-            && self.output.is_none()
+    pub fn plain_relay(&self) -> Option<Token> {
+        const UNUSUAL: Flags = Flags::OPEN_DUE.or(Flags::IN_READY).or(Flags::FILTERED).or(Flags::EOF_READ);
+        let plain = self.flags.has(Flags::READABLE)
+            && !self.flags.has(UNUSUAL)
             && self.phase == Phase::Open
-            && !self.flags.has(Flags::OPEN_DUE.or(Flags::IN_READY))
+            && self.output.is_none()
+            && self.unread.is_none();
+        self.relay.as_ref().filter(|_| plain).map(|relay| relay.other)
+    }
+
+    /// Whether what a relay carries here can go straight to the kernel.
+    #[inline]
+    pub fn takes_directly(&self) -> bool {
+        self.phase == Phase::Open
+            && self.output.is_none()
+            && self.flags.has(Flags::WRITABLE)
+            && !self.flags.has(Flags::FILTERED)
     }
 
     /// Books what a send(2) of the queue's first piece came to, when that was not all of it.

@@ -17,9 +17,9 @@
 
 use crate::connection::{Connection, Flags, Phase, Received, RelayHalf};
 use crate::handler::CloseReason;
-use crate::intake::{READ_BYTES, Step, refill};
+use crate::intake::{READ_BYTES, Step, read_plain, refill};
 use crate::options::RelayOptions;
-use crate::sockets::{Sockets, connection_in};
+use crate::sockets::{Served, Sockets, connection_in};
 use crate::token::Token;
 use bytes::BytesMut;
 use std::rc::Rc;
@@ -59,6 +59,46 @@ impl Sockets {
             self.watch(token);
         }
         self.mark_ready(token);
+    }
+
+    /// The commonest event of a relay: one read, all of which the other side's kernel takes, and nothing behind it.
+    #[inline]
+    pub fn relay_plain(&mut self, token: Token, other: Token, buffer: &mut BytesMut) -> Served {
+        if self.connection(other).is_some_and(Connection::takes_directly)
+            && let Some(conn) = connection_in(&mut self.table, token)
+        {
+            let received = read_plain(conn, buffer, &mut self.stats, self.now);
+            let drained = !conn.flags.has(Flags::READABLE);
+            if !matches!(received, Received::Bytes) {
+                self.relay_read_ended(token, received);
+            } else if self.carry(other, buffer) && drained {
+                return Served::Nobody;
+            }
+        }
+        self.relay_rest(token, buffer);
+        Served::Nobody
+    }
+
+    #[inline(never)]
+    fn relay_rest(&mut self, token: Token, buffer: &mut BytesMut) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let mut budget = conn.options.read_budget.max(1);
+        self.relay_step(token, buffer, &mut budget);
+    }
+
+    /// A read of a relayed connection brought no bytes.
+    fn relay_read_ended(&mut self, token: Token, received: Received) {
+        match received {
+            // The end is carried in the next step.
+            Received::Bytes | Received::Nothing | Received::End => {}
+            Received::Starved => {
+                if let Some(conn) = connection_in(&mut self.table, token) {
+                    conn.flags.clear(Flags::READABLE);
+                }
+                self.retry_later(token);
+            }
+            Received::Failed(e) => self.end(token, CloseReason::Error(e)),
+        }
     }
 
     /// Carries what has come on one side to the other, while `budget` (in reads) lasts.
@@ -112,30 +152,31 @@ impl Sockets {
                         return;
                     }
                 }
-                Received::Nothing => return,
-                Received::End => {}
-                Received::Starved => {
-                    conn.flags.clear(Flags::READABLE);
-                    return self.retry_later(token);
-                }
-                Received::Failed(e) => return self.end(token, CloseReason::Error(e)),
+                ended => self.relay_read_ended(token, ended),
             }
         }
     }
 
-    /// Writes to the other side, and queues what the kernel does not take.
-    fn carry(&mut self, other: Token, data: &[u8]) {
-        let Some(conn) = connection_in(&mut self.table, other) else { return };
-        if conn.flags.has(Flags::FILTERED) {
-            if let Err(e) = self.encode(other, data) {
-                self.end(other, CloseReason::Error(e));
-            }
-            return;
-        }
-        let direct = conn.output.is_none() && conn.phase == Phase::Open && conn.flags.has(Flags::WRITABLE);
+    /// Writes to the other side, and queues what the kernel does not take; whether it took all.
+    #[inline]
+    fn carry(&mut self, other: Token, data: &[u8]) -> bool {
+        let Some(conn) = connection_in(&mut self.table, other) else { return false };
+        let direct = conn.takes_directly();
         let taken = if direct { conn.write_through(data, &mut self.stats, self.now) } else { 0 };
-        if taken < data.len() {
-            self.push_raw(other, &data[taken..]);
+        if taken == data.len() {
+            return true;
+        }
+        self.carry_rest(other, &data[taken..]);
+        false
+    }
+
+    #[inline(never)]
+    fn carry_rest(&mut self, other: Token, rest: &[u8]) {
+        if !self.is_filtered(other) {
+            return self.push_raw(other, rest);
+        }
+        if let Err(e) = self.encode(other, rest) {
+            self.end(other, CloseReason::Error(e));
         }
     }
 

@@ -202,12 +202,10 @@ impl Sockets {
         let Source::Connection(conn) = &mut **source else { return self.note_other(token, readiness) };
         conn.note(readiness);
         if !conn.is_plain() {
-            if conn.is_plainly_relayed() {
-                let mut budget = conn.options.read_budget.max(1);
-                self.relay_step(token, buffer, &mut budget);
-                return Served::Nobody;
-            }
-            return self.note_unusual(token, readiness);
+            return match conn.plain_relay() {
+                Some(other) => self.relay_plain(token, other, buffer),
+                None => self.note_unusual(token, readiness),
+            };
         }
         let received = read_plain(conn, buffer, &mut self.stats, self.now);
         if matches!(received, Received::Bytes) {
