@@ -342,6 +342,8 @@ impl Connection {
     #[inline(always)]
     pub fn receive(&mut self, buffer: &mut BytesMut, limit: usize, stats: &mut Stats, now: Moment) -> Received {
         let Some(fd) = &self.fd else { return Received::Nothing };
+        // What is asked for decides which read is a short one.
+        let limit = limit.min(buffer.capacity() - buffer.len());
         loop {
             stats.reads += 1;
             match sys::socket::recv(fd, buffer, limit) {
@@ -402,7 +404,7 @@ impl Connection {
     }
 
     /// Offers `data` straight to the kernel, when nothing is queued before it; returns how much it took.
-    #[inline]
+    #[inline(always)]
     pub fn write_through(&mut self, data: &[u8], stats: &mut Stats, now: Moment) -> usize {
         let Some(fd) = &self.fd else { return 0 };
         stats.writes += 1;

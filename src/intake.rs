@@ -29,6 +29,10 @@ use bytes::BytesMut;
 /// processor's second-level cache.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 
+/// A buffer that was split is made whole again when less than this is left of it: not at once, since that costs more
+/// than a small message does.
+const READ_LEAST_BYTES: usize = READ_BYTES / 2;
+
 /// A leftover up to this size is copied in front of the next read; a larger one keeps a buffer of its own.
 const COPIED_LEFTOVER_BYTES: usize = 4 * 1024;
 
@@ -156,15 +160,13 @@ impl Sockets {
         let target = if small {
             refill(buffer);
             buffer.extend_from_slice(&unread);
-            buffer.reserve(room);
             &mut *buffer
         } else {
             // Doubling keeps the copies linear in what comes; the limit bounds it.
             unread.reserve(before.min(room));
             &mut *unread
         };
-        let spare = (target.capacity() - target.len()).min(room);
-        let received = conn.receive(target, spare, &mut self.stats, self.now);
+        let received = conn.receive(target, room, &mut self.stats, self.now);
         let len = target.len();
         match received {
             Received::Bytes if len >= conn.wanted() => {
@@ -503,11 +505,11 @@ pub(crate) fn read_plain(conn: &mut Connection, buffer: &mut BytesMut, stats: &m
     conn.receive(buffer, conn.read_limit, stats, now)
 }
 
-/// Makes the loop's buffer empty and whole again. It costs an allocation only if somebody has kept a slice of it.
+/// Makes the loop's buffer empty and large enough. It costs an allocation only if somebody has kept a slice of it.
 #[inline]
 pub(crate) fn refill(buffer: &mut BytesMut) {
     buffer.clear();
-    if buffer.capacity() < READ_BYTES {
+    if buffer.capacity() < READ_LEAST_BYTES {
         regain(buffer);
     }
 }

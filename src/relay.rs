@@ -158,7 +158,7 @@ impl Sockets {
     }
 
     /// Writes to the other side, and queues what the kernel does not take; whether it took all.
-    #[inline]
+    #[inline(always)]
     fn carry(&mut self, other: Token, data: &[u8]) -> bool {
         let Some(conn) = connection_in(&mut self.table, other) else { return false };
         let direct = conn.takes_directly();
