@@ -292,14 +292,8 @@ impl Sockets {
     }
 
     /// Flushes after a callback of this connection, and those that were sent slices of the buffer it was lent.
-    #[inline]
-    pub fn flush_own(&mut self, token: Token) -> After {
-        self.flush_scratch(token)
-    }
-
-    /// [`Sockets::flush_own`] for the one place where every message passes.
     #[inline(always)]
-    pub fn flush_scratch(&mut self, token: Token) -> After {
+    pub fn flush_own(&mut self, token: Token) -> After {
         if self.scratch.is_empty() || !self.borrowers.is_empty() {
             return self.flush_own_unusual(token);
         }

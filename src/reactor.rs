@@ -301,7 +301,9 @@ impl<A: 'static> Reactor<A> {
     /// The commonest event: input that was read already; seldom is there more behind it.
     #[inline]
     fn deliver_plain(&mut self, token: Token) {
-        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
+        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else {
+            return self.net.sockets.forget_callback();
+        };
         self.running = token;
         self.net.sockets.lend(token, addresses(&self.read_buffer));
         let mut ctx = Ctx { app: &mut self.app, net: &mut self.net, token };
@@ -309,7 +311,7 @@ impl<A: 'static> Reactor<A> {
         if !self.read_buffer.is_empty() || !ctx.net.newborn.is_empty() {
             return self.deliver_rest(token);
         }
-        match ctx.net.sockets.flush_scratch(token) {
+        match ctx.net.sockets.flush_own(token) {
             After::Completed => {
                 handler.on_write_complete(&mut ctx);
                 self.running = Token::NOBODY;

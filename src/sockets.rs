@@ -41,7 +41,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Lists that a storm has made long are given back when it is over.
+/// Lists have room for so many from the start: one that grew while many connections are open would lie above their
+/// memory, and keep the allocator from giving that back. What a storm adds is given back when it is over.
 const LIST_KEPT: usize = 1024;
 
 /// What stands behind a token.
@@ -154,12 +155,12 @@ impl Sockets {
             now,
             stats: Stats::default(),
             pool: OutputPool::default(),
-            ready: VecDeque::new(),
-            dirty: VecDeque::new(),
+            ready: VecDeque::with_capacity(LIST_KEPT),
+            dirty: VecDeque::with_capacity(LIST_KEPT),
             dirty_datagrams: Vec::new(),
-            due: VecDeque::new(),
-            ended: VecDeque::new(),
-            reaped: Vec::new(),
+            due: VecDeque::with_capacity(LIST_KEPT),
+            ended: VecDeque::with_capacity(LIST_KEPT),
+            reaped: Vec::with_capacity(LIST_KEPT),
             graveyard: Vec::new(),
             closed: Vec::new(),
             own: Token::NOBODY,
@@ -231,7 +232,7 @@ impl Sockets {
         }
     }
 
-    /// The callback that ran has panicked: what it sent is forgotten.
+    /// The callback has panicked, or there is none: what it sent is forgotten.
     pub fn forget_callback(&mut self) {
         self.own = Token::NOBODY;
         self.scratch.clear();
