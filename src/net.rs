@@ -347,7 +347,8 @@ impl<A: 'static> Net<A> {
     /// `on_close`; what they had left unconsumed goes first. `false` if either is not there to be joined.
     ///
     /// When one side ends abnormally the other is aborted with [`CloseReason::Relay`](crate::CloseReason::Relay), so that a stream that was
-    /// cut never looks whole.
+    /// cut never looks whole; likewise after an idle time-out. Only [`stop`](Net::stop) ends a pair in order wherever it
+    /// is, and a Unix socket has no way to tell.
     ///
     /// It cannot be undone. `send` and `shutdown` on either do nothing from now on (`send` answers
     /// [`Flow::Closed`]); `close` on one closes both. What was queued by `send` before goes out first.
