@@ -17,7 +17,7 @@
 
 use crate::connection::{Connection, Flags, Phase, Received, RelayHalf};
 use crate::handler::CloseReason;
-use crate::intake::{READ_BYTES, Step, read_plain, refill};
+use crate::intake::{READ_BYTES, Step, refill};
 use crate::options::RelayOptions;
 use crate::sockets::{Served, Sockets, connection_in};
 use crate::token::Token;
@@ -64,10 +64,14 @@ impl Sockets {
     /// The commonest event of a relay: one read, all of which the other side's kernel takes, and nothing behind it.
     #[inline]
     pub fn relay_plain(&mut self, token: Token, other: Token, buffer: &mut BytesMut) -> Served {
+        let mut spent = 0;
         if self.connection(other).is_some_and(Connection::takes_directly)
             && let Some(conn) = connection_in(&mut self.table, token)
         {
-            let received = read_plain(conn, buffer, &mut self.stats, self.now);
+            spent = 1;
+            refill(buffer);
+            // Not up to the input limit: that bounds what a handler leaves, and here is none.
+            let received = conn.receive(buffer, READ_BYTES, &mut self.stats, self.now);
             let drained = !conn.flags.has(Flags::READABLE);
             if !matches!(received, Received::Bytes) {
                 self.relay_read_ended(token, received);
@@ -75,14 +79,15 @@ impl Sockets {
                 return Served::Nobody;
             }
         }
-        self.relay_rest(token, buffer);
+        self.relay_rest(token, buffer, spent);
         Served::Nobody
     }
 
+    /// [`Sockets::relay_step`] when `spent` of the budget is used up.
     #[inline(never)]
-    fn relay_rest(&mut self, token: Token, buffer: &mut BytesMut) {
+    fn relay_rest(&mut self, token: Token, buffer: &mut BytesMut, spent: u32) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
-        let mut budget = conn.options.read_budget.max(1);
+        let mut budget = conn.options.read_budget.max(1).saturating_sub(spent);
         self.relay_step(token, buffer, &mut budget);
     }
 

@@ -2,13 +2,13 @@
 
 mod support;
 
-use plimsoll::{BytesMut, Ctx, Handler, RelayOptions};
+use plimsoll::{BytesMut, Ctx, Handler, ListenOptions, Reactor, RelayOptions, StreamOptions};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 use support::witness::{Record, Witness, reactor, relay};
-use support::{accept, address_of, beside, join, pattern, peer, read_all, turn_until, upstream};
+use support::{accept, address_of, beside, join, pattern, peer, read_all, turn_for, turn_until, upstream};
 
 /// Pieces from one byte to 100 kB, now and then a pause, then the end of this half.
 fn write_in_pieces(mut stream: &TcpStream, data: &[u8], seed: u64) {
@@ -175,4 +175,71 @@ fn an_end_that_came_before_the_relay_is_carried_too() {
     assert_eq!(join(&mut reactor, server), b"request");
     assert_eq!(join(&mut reactor, client), b"reply");
     turn_until(&mut reactor, "both sides end", |reactor| reactor.app.closed.len() == 2);
+}
+
+/// A relay whose clients have options of their own.
+fn relay_to(
+    reactor: &mut Reactor<Record>,
+    upstream: SocketAddr,
+    change: impl FnOnce(&mut StreamOptions),
+) -> SocketAddr {
+    let options = ListenOptions::new().with(|o| change(&mut o.stream));
+    let listener = reactor.net.listen_with("127.0.0.1:0", options, move |ctx, _| {
+        let other = ctx.net.connect(upstream, Witness);
+        ctx.app.pairs.push((ctx.token, other));
+        ctx.net.relay(ctx.token, other, RelayOptions::new()).then_some(Witness)
+    });
+    address_of(reactor, listener.expect("it listens"))
+}
+
+#[test]
+fn a_side_is_read_no_more_than_its_budget_in_a_turn() {
+    const LEN: usize = 4 << 20;
+    for budget in [1, 2] {
+        let mut reactor = reactor();
+        let (listener, address) = upstream();
+        let relay = relay_to(&mut reactor, address, |o| o.read_budget = budget);
+        let mut client = peer(relay);
+        turn_until(&mut reactor, "the pair is made", |reactor| reactor.app.pairs.len() == 1);
+        let mut server = accept(&listener);
+        turn_for(&mut reactor, Duration::from_millis(20));
+        let writer = beside(move || {
+            client.write_all(&pattern(LEN, 5)).expect("the relay takes it");
+            client
+        });
+        let reader = beside(move || {
+            let mut all = vec![0; LEN];
+            server.read_exact(&mut all).expect("all of it comes");
+            assert!(all == pattern(LEN, 5));
+            server
+        });
+        while !reader.is_finished() {
+            let before = reactor.net.stats().reads;
+            reactor.turn(Some(Duration::from_millis(20))).expect("the loop turns");
+            let reads = reactor.net.stats().reads - before;
+            assert!(reads <= u64::from(budget), "{reads} reads in a turn");
+        }
+        let _client = join(&mut reactor, writer);
+        let _server = join(&mut reactor, reader);
+    }
+}
+
+/// The limit bounds what a handler leaves unconsumed; a relay leaves nothing, so a message is not cut at it.
+#[test]
+fn the_input_limit_cuts_no_message_of_a_relay() {
+    let mut reactor = reactor();
+    let (listener, address) = upstream();
+    let relay = relay_to(&mut reactor, address, |o| o.input_limit = 16);
+    let mut client = peer(relay);
+    turn_until(&mut reactor, "the pair is made", |reactor| reactor.app.pairs.len() == 1);
+    let mut server = accept(&listener);
+    turn_for(&mut reactor, Duration::from_millis(20));
+    let before = *reactor.net.stats();
+    client.write_all(&[7; 1000]).expect("written");
+    turn_until(&mut reactor, "it is carried", |reactor| {
+        reactor.net.stats().bytes_written - before.bytes_written == 1000
+    });
+    let after = *reactor.net.stats();
+    assert_eq!((after.reads - before.reads, after.writes - before.writes), (1, 1));
+    server.read_exact(&mut [0; 1000]).expect("it comes");
 }
