@@ -74,6 +74,10 @@ pub enum Admission {
 }
 
 impl DatagramSocket {
+    pub fn fd(&self) -> &Fd {
+        &self.fd
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed
     }
@@ -95,9 +99,7 @@ impl DatagramSocket {
 
 impl Sockets {
     pub fn bind_datagram(&mut self, address: &Address, options: UdpOptions) -> io::Result<Token> {
-        if self.is_stopping() {
-            return Err(io::Error::other("the loop is stopping"));
-        }
+        self.refuse_if_stopping()?;
         let family = address.family();
         let fd = sys::socket::datagram(family)?;
         if let Some(ip) = address.ip() {
@@ -124,16 +126,7 @@ impl Sockets {
             closed: false,
             in_dirty: false,
         };
-        let token = self.table.insert(Box::new(Source::Datagram(Box::new(socket))));
-        let registered = match self.datagram(token) {
-            Some(socket) => self.poller.add(&socket.fd, Interest::DATAGRAM, token),
-            None => Ok(()),
-        };
-        if let Err(e) = registered {
-            self.table.remove(token);
-            return Err(e);
-        }
-        Ok(token)
+        self.add_source(Source::Datagram(Box::new(socket)), Interest::DATAGRAM)
     }
 
     pub fn datagram(&self, token: Token) -> Option<&DatagramSocket> {

@@ -293,6 +293,14 @@ impl Sockets {
         self.stopping != Stopping::No
     }
 
+    /// Nothing new is begun while the loop stops.
+    ///
+    /// # Errors
+    /// It stops.
+    pub fn refuse_if_stopping(&self) -> io::Result<()> {
+        if self.is_stopping() { Err(io::Error::other("the loop is stopping")) } else { Ok(()) }
+    }
+
     /// Acts upon `stop`: listeners close, connections end as soon as they are flushed; at the second call, or at
     /// the deadline, at once.
     pub fn carry_out_stop(&mut self) {

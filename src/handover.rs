@@ -30,9 +30,7 @@ impl<A: 'static> Net<A> {
     /// loop is stopping. The socket is closed then, and what came with it is lost.
     pub fn adopt(&mut self, connection: impl Into<Detached>, handler: impl Handler<A>) -> io::Result<Token> {
         let Detached { fd, unread, unsent, ended, shutdown } = connection.into();
-        if self.sockets.is_stopping() {
-            return Err(io::Error::other("the loop is stopping"));
-        }
+        self.sockets.refuse_if_stopping()?;
         sys::socket::set_nonblocking(&fd)?;
         if !sys::socket::is_stream(&fd)? {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));

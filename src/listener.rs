@@ -62,6 +62,10 @@ pub(crate) enum Accepted {
 }
 
 impl Listener {
+    pub fn fd(&self) -> &Fd {
+        &self.fd
+    }
+
     pub fn is_closed(&self) -> bool {
         self.closed
     }
@@ -92,8 +96,18 @@ fn listening_socket(address: &Address, options: &ListenOptions) -> io::Result<Fd
         }
         bound => bound?,
     }
-    sys::socket::listen(&fd, options.backlog)?;
+    if let Err(e) = sys::socket::listen(&fd, options.backlog) {
+        remove_socket_file(address);
+        return Err(e);
+    }
     Ok(fd)
+}
+
+/// Removes the file that bind(2) has made. Best effort: somebody may have removed it before us.
+fn remove_socket_file(address: &Address) {
+    if let Address::Path(path) = address {
+        let _ = sys::socket::unlink(path);
+    }
 }
 
 /// Whether the socket file belongs to nobody: a server that was killed leaves its file, and then connecting to it
@@ -109,13 +123,20 @@ fn is_left_behind(address: &Address) -> bool {
 
 impl Sockets {
     pub fn listen(&mut self, address: &Address, options: ListenOptions) -> io::Result<Token> {
+        // Asked before anything is made: bind(2) leaves a file.
+        self.refuse_if_stopping()?;
         let fd = listening_socket(address, &options)?;
         let owns_path = matches!(address, Address::Path(_));
-        self.add_listener(fd, options, owns_path)
+        let added = self.add_listener(fd, options, owns_path);
+        if added.is_err() {
+            remove_socket_file(address);
+        }
+        added
     }
 
     /// Takes over a socket that listens already.
     pub fn adopt_listener(&mut self, fd: Fd, options: ListenOptions) -> io::Result<Token> {
+        self.refuse_if_stopping()?;
         sys::socket::set_nonblocking(&fd)?;
         if !sys::socket::is_listening(&fd)? {
             return Err(io::Error::new(ErrorKind::InvalidInput, "the socket does not listen"));
@@ -124,9 +145,6 @@ impl Sockets {
     }
 
     fn add_listener(&mut self, fd: Fd, options: ListenOptions, owns_path: bool) -> io::Result<Token> {
-        if self.is_stopping() {
-            return Err(io::Error::other("the loop is stopping"));
-        }
         let address = sys::socket::local_address(&fd)?;
         // Accepted sockets inherit these, which saves a call for each.
         KernelOptions::of(&options.stream).apply(KernelOptions::INITIAL, &fd, &address)?;
@@ -143,16 +161,7 @@ impl Sockets {
             closed: false,
             owns_path,
         };
-        let token = self.table.insert(Box::new(Source::Listener(Box::new(listener))));
-        let registered = match self.listener(token) {
-            Some(listener) => self.poller.add(&listener.fd, Interest::LISTEN, token),
-            None => Ok(()),
-        };
-        if let Err(e) = registered {
-            self.table.remove(token);
-            return Err(e);
-        }
-        Ok(token)
+        self.add_source(Source::Listener(Box::new(listener)), Interest::LISTEN)
     }
 
     pub fn listener(&self, token: Token) -> Option<&Listener> {
@@ -345,11 +354,8 @@ impl Sockets {
             return;
         }
         listener.closed = true;
-        if let Address::Path(path) = &listener.address
-            && listener.owns_path
-        {
-            // Best effort: somebody may have removed it before us.
-            let _ = sys::socket::unlink(path);
+        if listener.owns_path {
+            remove_socket_file(&listener.address);
         }
         self.reaped.push(token);
         self.closed.push(token);

@@ -28,7 +28,7 @@ use crate::intake::read_plain;
 use crate::listener::Listener;
 use crate::options::{ReactorOptions, StreamOptions};
 use crate::output::OutputPool;
-use crate::poller::{Poller, Readiness};
+use crate::poller::{Interest, Poller, Readiness};
 use crate::stats::Stats;
 use crate::sys::clock::Moment;
 use crate::sys::{self, Fd};
@@ -53,6 +53,18 @@ pub(crate) enum Source {
     Datagram(Box<DatagramSocket>),
     /// An eventfd that something outside the loop rings.
     Bell(Bell),
+}
+
+impl Source {
+    /// Its descriptor, if it has one of its own.
+    fn fd(&self) -> Option<&Fd> {
+        match self {
+            Source::Connection(conn) => conn.fd.as_ref(),
+            Source::Listener(listener) => Some(listener.fd()),
+            Source::Datagram(socket) => Some(socket.fd()),
+            Source::Bell(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,19 +271,26 @@ impl Sockets {
     pub fn add_connection(&mut self, conn: Connection) -> io::Result<Token> {
         let listener = conn.listener;
         let interest = conn.interest();
-        let token = self.table.insert(Box::new(Source::Connection(conn)));
-        let registered = match self.connection(token).and_then(|conn| conn.fd.as_ref()) {
+        let token = self.add_source(Source::Connection(conn), interest)?;
+        if let Some(listener) = listener {
+            self.count_connection(listener);
+        }
+        Ok(token)
+    }
+
+    /// Adds a source that has a descriptor, and has epoll watch it.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2). Slot and descriptor are released at once: nobody can have seen either.
+    pub fn add_source(&mut self, source: Source, interest: Interest) -> io::Result<Token> {
+        let token = self.table.insert(Box::new(source));
+        let registered = match self.table.get(token).and_then(|source| source.fd()) {
             Some(fd) => self.poller.add(fd, interest, token),
             None => Ok(()),
         };
         if let Err(e) = registered {
-            if let Some(Source::Connection(conn)) = self.table.remove(token).map(|source| *source) {
-                self.graveyard.extend(conn.fd);
-            }
+            self.table.remove(token);
             return Err(e);
-        }
-        if let Some(listener) = listener {
-            self.count_connection(listener);
         }
         Ok(token)
     }

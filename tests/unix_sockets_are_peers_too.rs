@@ -138,6 +138,22 @@ fn output_that_waits_goes_out_when_there_is_room() {
 }
 
 #[test]
+fn a_listen_that_is_refused_leaves_no_file() {
+    let directory = Directory::new("refused");
+    let (path, address) = directory.socket();
+    let mut reactor = Reactor::new(()).expect("a reactor");
+    reactor.net.stop();
+    assert!(echo(&mut reactor, &address).is_err(), "the loop is stopping");
+    assert!(!path.exists(), "a file is left behind");
+    reactor.run().expect("nothing is to be stopped");
+    let listener = echo(&mut reactor, &address).expect("the path is free");
+    assert!(path.exists());
+    assert!(echo(&mut reactor, &address).is_err(), "it is in use, by ourselves");
+    assert!(path.exists(), "and the file of the one that listens stays");
+    reactor.net.close(listener);
+}
+
+#[test]
 fn a_file_that_a_dead_server_left_is_replaced_and_ours_goes_with_the_listener() {
     let directory = Directory::new("stale");
     let (path, address) = directory.socket();
