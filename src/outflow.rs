@@ -177,7 +177,6 @@ impl Sockets {
         }
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         let queued = conn.queued();
-        self.stats.peak_queued = self.stats.peak_queued.max(queued as u64);
         if self.own != token && queued > 0 {
             self.mark_dirty(token);
         }
@@ -248,10 +247,11 @@ impl Sockets {
     pub fn flush(&mut self, token: Token) -> bool {
         self.spill(token);
         let Some(conn) = connection_in(&mut self.table, token) else { return false };
+        let before = conn.queued();
+        self.stats.peak_queued = self.stats.peak_queued.max(before as u64);
         if !matches!(conn.phase, Phase::Open | Phase::Closing) {
             return false;
         }
-        let before = conn.queued();
         if before > 0 && !conn.flags.has(Flags::WRITABLE) {
             self.keep_waiting(token);
             return false;

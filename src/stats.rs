@@ -55,7 +55,8 @@ pub struct Stats {
     pub mail_wakes: u64,
     /// Tells that reached nobody: the token was stale, or the handler of another type.
     pub tells_dropped: u64,
-    /// Most bytes queued for output on one connection at one time.
+    /// Most bytes queued for output on one connection when the queue was offered to the kernel. What a callback sends
+    /// to its own connection, and the kernel takes at once, sees no queue.
     pub peak_queued: u64,
     /// Bytes queued for output or left unconsumed, on all connections, now.
     pub held: u64,
