@@ -451,6 +451,20 @@ impl Connection {
             && !self.flags.has(Flags::FILTERED)
     }
 
+    /// Whether its handler is the only one to be told when the queue has gone out.
+    #[inline]
+    pub fn drains_plainly(&self) -> bool {
+        const UNUSUAL: Flags = Flags::GATED
+            .or(Flags::OWES_LOW)
+            .or(Flags::COMPLETE_DUE)
+            .or(Flags::OPEN_DUE)
+            .or(Flags::SHUTDOWN)
+            .or(Flags::BROKEN)
+            .or(Flags::RELAYED)
+            .or(Flags::ASKS_OUT);
+        self.flags.has(Flags::WRITABLE) && !self.flags.has(UNUSUAL) && self.phase == Phase::Open
+    }
+
     /// Books what a send(2) of the queue's first piece came to, when that was not all of it.
     pub fn sent(&mut self, sent: io::Result<usize>, stats: &mut Stats, now: Moment) -> Flushed {
         let Some(output) = &mut self.output else { return Flushed::Empty };

@@ -363,13 +363,41 @@ impl Sockets {
         }
     }
 
-    /// Flushes what others than its own callback have queued.
-    pub fn flush_dirty(&mut self) {
-        for _ in 0..self.dirty.len() {
-            let Some(token) = self.dirty.pop_front() else { break };
-            if let Some(conn) = connection_in(&mut self.table, token) {
-                conn.flags.clear(Flags::IN_DIRTY);
-                self.flush_and_tell(token);
+    /// Flushes what others than its own callback have queued; whether `on_write_complete` is due now.
+    ///
+    /// Nearly always the queue is one piece, the kernel takes all of it, and no mark was crossed: then nobody but the
+    /// handler has to know, and it need not stand in line for that.
+    #[inline]
+    pub fn flush_dirty(&mut self, token: Token) -> bool {
+        let Some(conn) = connection_in(&mut self.table, token) else { return false };
+        conn.flags.clear(Flags::IN_DIRTY);
+        let plain = conn.drains_plainly();
+        let (Some(output), Some(fd)) = (conn.output.as_mut().filter(|_| plain), &conn.fd) else {
+            self.flush_and_tell(token);
+            return false;
+        };
+        let Some(data) = output.single() else {
+            self.flush_and_tell(token);
+            return false;
+        };
+        let queued = data.len();
+        self.stats.peak_queued = self.stats.peak_queued.max(queued as u64);
+        self.stats.writes += 1;
+        match sys::socket::send(fd, data) {
+            Ok(n) if n == queued => {
+                self.stats.bytes_written += n as u64;
+                self.stats.held -= n as u64;
+                conn.moved = self.now;
+                output.advance(n);
+                if let Some(drained) = conn.output.take() {
+                    self.pool.put(drained);
+                }
+                true
+            }
+            sent => {
+                let rest = conn.sent(sent, &mut self.stats, self.now);
+                self.flush_rest(token, rest);
+                false
             }
         }
     }

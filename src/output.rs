@@ -155,6 +155,12 @@ impl Output {
         filled
     }
 
+    /// Bytes of memory, whatever lies in it.
+    #[inline]
+    fn footprint(&self) -> usize {
+        size_of::<Output>() + self.tail.capacity() + self.sealed.capacity() * size_of::<Bytes>()
+    }
+
     fn advance_sealed(&mut self, mut n: usize) {
         while let Some(piece) = self.sealed.front_mut() {
             if n < piece.len() {
@@ -198,12 +204,15 @@ pub(crate) struct OutputPool {
     // Boxed, so that a queue changes hands by its pointer and an idle connection holds eight bytes.
     #[expect(clippy::vec_box)]
     spare: Vec<Box<Output>>,
+    /// What the spare ones hold, at most [`POOL_BYTES`].
+    bytes: usize,
 }
 
-/// Queues kept. In one dispatch only one is in use; a burst to many subscribers uses one each until settle.
-const POOL_LEN: usize = 64;
+/// What an idle loop holds in drained queues. In one dispatch one queue is in use, but a message to many subscribers
+/// uses one each until the turn settles, and none of ten thousand should cost an allocation each time.
+const POOL_BYTES: usize = 4 * 1024 * 1024;
 
-/// A queue with more memory than this is not kept: 64 × 64 KiB bounds what an idle loop holds to 4 MiB.
+/// A queue with more memory than this is not kept: one burst would leave no room for the others.
 const POOL_TAIL_BYTES: usize = 64 * 1024;
 
 /// Entries of a kept queue's list, likewise.
@@ -212,14 +221,18 @@ const POOL_SEALED_LEN: usize = 64;
 impl OutputPool {
     #[inline]
     pub fn take(&mut self) -> Box<Output> {
-        self.spare.pop().unwrap_or_default()
+        let Some(output) = self.spare.pop() else { return Box::default() };
+        self.bytes -= output.footprint();
+        output
     }
 
     #[inline]
     pub fn put(&mut self, output: Box<Output>) {
         debug_assert_eq!(output.queued, 0, "only a drained queue changes hands");
         let fits = output.tail.capacity() <= POOL_TAIL_BYTES && output.sealed.capacity() <= POOL_SEALED_LEN;
-        if fits && self.spare.len() < POOL_LEN {
+        let bytes = self.bytes + output.footprint();
+        if fits && bytes <= POOL_BYTES {
+            self.bytes = bytes;
             self.spare.push(output);
         }
     }
@@ -287,17 +300,23 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_keeps_neither_many_nor_large_queues() {
+    fn the_pool_keeps_neither_much_memory_nor_large_queues() {
+        let with_tail = |bytes: usize| {
+            let mut output = Box::new(Output::default());
+            output.push_copy(&vec![0; bytes]);
+            output.advance(bytes);
+            output
+        };
         let mut pool = OutputPool::default();
-        for _ in 0..2 * POOL_LEN {
-            pool.put(Box::default());
+        for _ in 0..2 * POOL_BYTES / POOL_TAIL_BYTES {
+            pool.put(with_tail(POOL_TAIL_BYTES));
         }
-        assert_eq!(pool.spare.len(), POOL_LEN);
-        pool.spare.clear();
-        let mut large = Box::new(Output::default());
-        large.push_copy(&vec![0; 2 * POOL_TAIL_BYTES]);
-        large.advance(2 * POOL_TAIL_BYTES);
-        pool.put(large);
+        assert!(pool.bytes <= POOL_BYTES && pool.bytes > POOL_BYTES - 2 * POOL_TAIL_BYTES);
+        while !pool.spare.is_empty() {
+            pool.take();
+        }
+        assert_eq!(pool.bytes, 0);
+        pool.put(with_tail(2 * POOL_TAIL_BYTES));
         assert!(pool.spare.is_empty());
     }
 

@@ -515,7 +515,7 @@ impl<A: 'static> Reactor<A> {
         if self.net.sockets.is_stopping() {
             self.carry_out_stop();
         }
-        self.net.sockets.flush_dirty();
+        self.flush_dirty();
         self.net.sockets.flush_dirty_datagrams();
         self.net.sockets.enforce_memory_budget();
         self.deliver_due();
@@ -546,6 +546,16 @@ impl<A: 'static> Reactor<A> {
             self.net.drop_dialers();
         }
         self.net.sockets.carry_out_stop();
+    }
+
+    /// One write for all that was sent to each since its last.
+    fn flush_dirty(&mut self) {
+        for _ in 0..self.net.sockets.dirty.len() {
+            let Some(token) = self.net.sockets.dirty.pop_front() else { return };
+            if self.net.sockets.flush_dirty(token) {
+                self.write_completed(token);
+            }
+        }
     }
 
     fn deliver_due(&mut self) {
