@@ -345,9 +345,13 @@ impl Sockets {
     }
 
     /// Whether nothing is left of what `stop` has to end.
+    #[inline]
     pub fn is_stopped(&self) -> bool {
-        matches!(self.stopping, Stopping::Draining(_) | Stopping::Cut)
-            && self.ended.is_empty()
+        matches!(self.stopping, Stopping::Draining(_) | Stopping::Cut) && self.nothing_is_left()
+    }
+
+    fn nothing_is_left(&self) -> bool {
+        self.ended.is_empty()
             && self.table.iter().all(|(_, source)| matches!(**source, Source::Bell(_)))
     }
 

@@ -393,7 +393,9 @@ impl<A: 'static> Net<A> {
     }
 
     /// Whether something waits that no event will announce.
+    #[inline]
     pub(crate) fn has_work(&self) -> bool {
-        self.sockets.has_work() || !self.deferred.is_empty() || !self.newborn.is_empty() || self.signals.has_pending()
+        let listed = self.deferred.len() | self.newborn.len();
+        self.sockets.has_work() || listed != 0 || self.signals.has_pending()
     }
 }

@@ -59,7 +59,8 @@ pub struct Reactor<A = ()> {
     inbox: Option<Inbox>,
     /// Whose callback is running. Still set when a turn begins: that callback panicked.
     running: Token,
-    spin: Duration,
+    /// How long to poll before blocking, if at all.
+    spin: Option<Duration>,
     /// The time since the last wait is counted, or nobody has waited yet.
     counted: bool,
 }
@@ -92,7 +93,7 @@ impl<A: 'static> Reactor<A> {
             read_buffer: BytesMut::with_capacity(READ_BYTES),
             inbox: None,
             running: Token::NOBODY,
-            spin: options.spin,
+            spin: Some(options.spin).filter(|spin| !spin.is_zero()),
             counted: true,
         })
     }
@@ -184,10 +185,9 @@ impl<A: 'static> Reactor<A> {
         };
         // With events left over, this is the rest of a turn that a panic has cut.
         sockets.stats.turns += u64::from(!sockets.poller.has_events());
-        if !self.spin.is_zero() && limit != Some(Duration::ZERO) {
-            self.spin(before, limit)?;
-        } else {
-            sockets.poller.wait(limit)?;
+        match self.spin {
+            Some(spin) if limit != Some(Duration::ZERO) => self.poll_for(spin, before, limit)?,
+            _ => sockets.poller.wait(limit).map(drop)?,
         }
         self.net.mail.wake();
         self.net.sockets.now = sys::clock::now();
@@ -195,8 +195,8 @@ impl<A: 'static> Reactor<A> {
     }
 
     /// Polls for a while before it blocks: on a processor of its own this saves the sleep and the wake-up.
-    fn spin(&mut self, since: Moment, limit: Option<Duration>) -> io::Result<()> {
-        let spin = limit.map_or(self.spin, |limit| limit.min(self.spin));
+    fn poll_for(&mut self, spin: Duration, since: Moment, limit: Option<Duration>) -> io::Result<()> {
+        let spin = limit.map_or(spin, |limit| limit.min(spin));
         loop {
             if self.net.sockets.poller.wait(Some(Duration::ZERO))? > 0 {
                 return Ok(());
