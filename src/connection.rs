@@ -451,6 +451,14 @@ impl Connection {
             && !self.flags.has(Flags::FILTERED)
     }
 
+    /// How much may go through the loop's scratch in a callback that begins now: nothing if more than the handler has to
+    /// be thought of when it is written.
+    #[inline]
+    pub fn scratch_room(&self) -> usize {
+        let plain = self.drains_plainly() && self.output.is_none() && !self.flags.has(Flags::FILTERED);
+        if plain { self.quiet } else { 0 }
+    }
+
     /// Whether its handler is the only one to be told when the queue has gone out.
     #[inline]
     pub fn drains_plainly(&self) -> bool {

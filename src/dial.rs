@@ -113,6 +113,9 @@ impl<A: 'static> Net<A> {
     /// An attempt or a connection of the dialer has ended.
     #[inline]
     pub(crate) fn dial_ended(&mut self, token: Token, why_connect: bool) {
+        if self.dialers.len() == 0 {
+            return;
+        }
         let extras = self.sockets.connection(token).and_then(|conn| conn.extras.as_ref());
         let Some(dial) = extras.and_then(|extras| extras.dialer) else { return };
         let opened = extras.and_then(|extras| extras.opened).filter(|_| !why_connect);

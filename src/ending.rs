@@ -159,7 +159,7 @@ impl Sockets {
             // ENOTCONN: the peer has cut the connection. Nothing is left to wait for.
             return self.end(token, CloseReason::Local);
         }
-        conn.flags.set(Flags::FIN_SENT);
+        conn.flags.set(Flags::FIN_SENT.or(Flags::CLOSE_DUE));
         conn.phase = Phase::Lingering;
         self.cancel_watch(token);
         self.deadline_by(token, timeout);
@@ -201,6 +201,7 @@ impl Sockets {
         log::debug!("{token}: {reason}");
         let held = conn.held();
         conn.phase = Phase::Ended;
+        conn.flags.set(Flags::CLOSE_DUE);
         conn.output = None;
         conn.unread = None;
         let plain = conn.extras.is_none() && conn.watch.is_none() && conn.relay.is_none();
@@ -216,11 +217,8 @@ impl Sockets {
     }
 
     fn push_ended(&mut self, token: Token, reason: CloseReason) {
-        if let Some(conn) = connection_in(&mut self.table, token) {
-            conn.flags.set(Flags::CLOSE_DUE);
-            self.stats.closes += 1;
-            self.ended.push_back((token, reason));
-        }
+        self.stats.closes += 1;
+        self.ended.push_back((token, reason));
     }
 
     /// The next `on_close` to deliver; its connection may be released when it has been.
@@ -255,10 +253,15 @@ impl Sockets {
     }
 
     /// Ends the biggest holders until the loop's memory is within its budget.
+    #[inline]
     pub fn enforce_memory_budget(&mut self) {
-        if !self.is_over_budget() {
-            return;
+        if self.is_over_budget() {
+            self.end_biggest_holders();
         }
+    }
+
+    #[cold]
+    fn end_biggest_holders(&mut self) {
         let mut holders: Vec<(usize, Token)> = self
             .table
             .iter()
@@ -351,8 +354,7 @@ impl Sockets {
     }
 
     fn nothing_is_left(&self) -> bool {
-        self.ended.is_empty()
-            && self.table.iter().all(|(_, source)| matches!(**source, Source::Bell(_)))
+        self.ended.is_empty() && self.table.iter().all(|(_, source)| matches!(**source, Source::Bell(_)))
     }
 
     /// Ready for another `run`.

@@ -54,7 +54,7 @@ pub(crate) struct Listener {
 /// What an accept4(2) came to.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    Peer(Token),
+    Peer(Token, Address),
     /// This one is not to be had; the next may be.
     Skipped,
     /// Nobody waits, or nobody can be taken now.
@@ -171,6 +171,7 @@ impl Sockets {
         }
     }
 
+    #[inline]
     fn listener_mut(&mut self, token: Token) -> Option<&mut Listener> {
         match self.table.get_mut(token).map(|source| &mut **source) {
             Some(Source::Listener(listener)) => Some(listener),
@@ -202,28 +203,31 @@ impl Sockets {
             self.pause_listener(token);
             return Accepted::Nobody;
         }
-        match sys::socket::accept(&listener.fd) {
-            Ok((fd, peer)) => self.admit(token, fd, peer),
-            Err(e) => self.accept_failed(token, &e),
-        }
-    }
-
-    fn admit(&mut self, token: Token, fd: Fd, peer: Address) -> Accepted {
-        let now = self.now;
-        let Some(listener) = self.listener_mut(token) else { return Accepted::Nobody };
+        let (fd, peer) = match sys::socket::accept(&listener.fd) {
+            Ok(accepted) => accepted,
+            Err(e) => return self.accept_failed(token, &e),
+        };
         listener.skipped = 0;
         if listener.is_full() {
             self.stats.refused += 1;
             self.graveyard.push(fd);
             return Accepted::Skipped;
         }
-        let mut conn = Connection::new(Some(fd), peer, Phase::Open, listener.stream.clone(), now);
+        let stream = listener.stream.clone();
+        let mut conn = Connection::new(Some(fd), peer.clone(), Phase::Open, stream, self.now);
         conn.listener = Some(token);
+        self.admit(token, conn, peer)
+    }
+
+    fn admit(&mut self, token: Token, conn: Connection, peer: Address) -> Accepted {
+        let is_watched = conn.options.idle_timeout.is_some();
         match self.add_connection(conn) {
             Ok(conn) => {
                 self.stats.accepts += 1;
-                self.opened(conn);
-                Accepted::Peer(conn)
+                if is_watched {
+                    self.watch(conn);
+                }
+                Accepted::Peer(conn, peer)
             }
             Err(e) => {
                 log::warn!("{token}: a peer is turned away, epoll cannot watch it: {e}");

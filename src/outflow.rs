@@ -294,11 +294,16 @@ impl Sockets {
     /// Flushes after a callback of this connection, and those that were sent slices of the buffer it was lent.
     #[inline(always)]
     pub fn flush_own(&mut self, token: Token) -> After {
-        if self.scratch.is_empty() || !self.borrowers.is_empty() {
+        if self.scratch_room == 0 || !self.borrowers.is_empty() {
             return self.flush_own_unusual(token);
         }
         // Nothing was done to the connection since it was found to be plain, but for what lies in the scratch.
         let Some(conn) = connection_in(&mut self.table, token) else { return After::Idle };
+        if self.scratch.is_empty() {
+            self.scratch_room = 0;
+            self.own = Token::NOBODY;
+            return if conn.flags.has(Flags::READABLE) { After::Readable } else { After::Idle };
+        }
         let Some(fd) = conn.fd.as_ref().filter(|_| conn.flags.has(Flags::WRITABLE)) else {
             return self.flush_own_unusual(token);
         };
@@ -343,12 +348,13 @@ impl Sockets {
             self.flush_borrowers();
         }
         let Some(conn) = connection_in(&mut self.table, token) else { return After::Idle };
-        let nothing = conn.output.is_none() && !conn.flags.has(Flags::SHUTDOWN) && conn.phase != Phase::Closing;
-        if !nothing && self.flush(token) && self.is_complete(token) {
-            After::CompletedReadable
-        } else {
-            After::Readable
+        if conn.output.is_none() {
+            if conn.flags.has(Flags::SHUTDOWN) || conn.phase == Phase::Closing {
+                self.drained(token);
+            }
+            return After::Readable;
         }
+        if self.flush(token) && self.is_complete(token) { After::CompletedReadable } else { After::Readable }
     }
 
     #[cold]

@@ -21,7 +21,7 @@
 //! so the loop can go on; the connection whose callback it was is aborted when the next turn begins.
 
 use crate::closures::{Deferred, Mail};
-use crate::connection::Flags;
+use crate::connection::{Connection, Flags};
 use crate::handler::{CloseReason, Ctx, Handler, Loop};
 use crate::handlers::{Handlers, Newborn};
 use crate::intake::{READ_BYTES, Step, addresses};
@@ -30,9 +30,9 @@ use crate::net::Net;
 use crate::options::ReactorOptions;
 use crate::outflow::After;
 use crate::sockets::{Bell, Due, Served, Stopping};
-use crate::sys;
 use crate::sys::clock::Moment;
 use crate::sys::datagram::Inbox;
+use crate::sys::{self, Address};
 use crate::token::Token;
 use bytes::BytesMut;
 use std::any::Any;
@@ -280,6 +280,7 @@ impl<A: 'static> Reactor<A> {
             match self.net.sockets.note(token, readiness, &mut self.read_buffer) {
                 Served::Nobody => {}
                 Served::Data => self.deliver_plain(token),
+                Served::Eof => self.call(token, |handler, ctx| handler.on_eof(ctx, &mut BytesMut::new())),
                 Served::Connection => self.serve(token),
                 Served::Listener => self.accept(token),
                 Served::Datagram => self.receive_datagrams(token),
@@ -396,29 +397,26 @@ impl<A: 'static> Reactor<A> {
     /// Any other callback of a connection.
     #[inline]
     fn call(&mut self, token: Token, callback: impl FnOnce(&mut dyn Handler<A>, &mut Ctx<'_, A>)) {
-        if !self.is_to_hear(token) {
-            return;
-        }
+        let Some(scratch_room) = self.ready_to_hear(token) else { return };
         let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return };
         self.running = token;
+        self.net.sockets.scratch_room = scratch_room;
         self.net.sockets.lend(token, 0..0);
         callback(&mut **handler, &mut Ctx { app: &mut self.app, net: &mut self.net, token });
         self.running = Token::NOBODY;
         self.after_callback(token);
     }
 
-    /// Whether a connection's handler may be called. Its `on_open` comes first, also when somebody has sent or
-    /// told it something in the turn in which it was made.
+    /// How much a callback may send through the scratch, if the connection's handler may be called at all. Its `on_open`
+    /// comes first, also when somebody has sent or told it something in the turn in which it was made.
     #[inline]
-    fn is_to_hear(&mut self, token: Token) -> bool {
-        let Some(conn) = self.net.sockets.connection_mut(token).filter(|conn| conn.hears_callbacks()) else {
-            return false;
-        };
-        if conn.flags.take(Flags::OPEN_DUE) {
-            self.call(token, |handler, ctx| handler.on_open(ctx));
-            return self.net.sockets.connection(token).is_some_and(|conn| conn.hears_callbacks());
+    fn ready_to_hear(&mut self, token: Token) -> Option<usize> {
+        let conn = self.net.sockets.connection_mut(token).filter(|conn| conn.hears_callbacks())?;
+        if !conn.flags.take(Flags::OPEN_DUE) {
+            return Some(conn.scratch_room());
         }
-        true
+        self.call(token, |handler, ctx| handler.on_open(ctx));
+        self.net.sockets.connection(token).filter(|conn| conn.hears_callbacks()).map(Connection::scratch_room)
     }
 
     /// One write for all that the callback sent.
@@ -448,7 +446,7 @@ impl<A: 'static> Reactor<A> {
     fn accept(&mut self, listener: Token) {
         for _ in 0..self.net.sockets.accept_batch(listener) {
             match self.net.sockets.accept(listener) {
-                Accepted::Peer(token) => self.welcome(listener, token),
+                Accepted::Peer(token, peer) => self.welcome(listener, token, &peer),
                 Accepted::Skipped => {}
                 Accepted::Nobody => return,
             }
@@ -456,11 +454,10 @@ impl<A: 'static> Reactor<A> {
     }
 
     /// Gives an accepted connection its handler, or turns it away.
-    fn welcome(&mut self, listener: Token, token: Token) {
-        let Some(peer) = self.net.peer_address(token) else { return };
+    fn welcome(&mut self, listener: Token, token: Token, peer: &Address) {
         let Some(factory) = self.handlers.listeners.get_mut(&listener) else { return };
         self.running = token;
-        let handler = factory(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &peer);
+        let handler = factory(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, peer);
         self.running = Token::NOBODY;
         let Some(handler) = handler else {
             self.net.sockets.turn_away(token);
@@ -567,7 +564,7 @@ impl<A: 'static> Reactor<A> {
             if what.has(Flags::LOW_DUE) {
                 self.call(token, |handler, ctx| handler.on_low_water(ctx));
             }
-            if self.net.sockets.take_complete(token) && self.is_to_hear(token) {
+            if self.net.sockets.take_complete(token) && self.ready_to_hear(token).is_some() {
                 self.write_completed(token);
             }
         }

@@ -98,6 +98,8 @@ pub(crate) enum Served {
     Nobody,
     /// A connection's input lies in the read buffer.
     Data,
+    /// A connection's peer has ended, and nothing is left of what it sent.
+    Eof,
     Connection,
     Listener,
     Datagram,
@@ -141,7 +143,7 @@ pub(crate) struct Sockets {
     /// the callback returns, which is the life of nearly every message.
     pub scratch: Vec<u8>,
     /// How much more `scratch` takes without a mark to think of; 0 when the connection has a queue already, or
-    /// something has been done to it since.
+    /// something has been done to it since. Every verb that does anything to it sees to that.
     pub scratch_room: usize,
     /// Addresses of the buffer lent to that callback: what is sent out of it must be gone, or copied, before
     /// the next read.
@@ -221,11 +223,17 @@ impl Sockets {
             };
         }
         let received = read_plain(conn, buffer, &mut self.stats, self.now);
-        if matches!(received, Received::Bytes) {
-            self.scratch_room = conn.quiet;
-            return Served::Data;
+        match received {
+            Received::Bytes => {
+                self.scratch_room = conn.quiet;
+                Served::Data
+            }
+            Received::End if !conn.flags.has(Flags::FAILED) => {
+                conn.flags.set(Flags::EOF_DELIVERED);
+                Served::Eof
+            }
+            other => self.read_ended_early(token, other),
         }
-        self.read_ended_early(token, received)
     }
 
     #[inline(never)]
@@ -348,7 +356,7 @@ impl Sockets {
         while let Some(token) = self.reaped.pop() {
             let Some(source) = self.table.remove(token) else { continue };
             log::trace!("{token}: released");
-            if let Source::Connection(conn) = *source {
+            if let Source::Connection(conn) = &*source {
                 debug_assert_eq!(conn.phase, Phase::Ended, "only the ended are reaped");
                 if let Some(listener) = conn.listener {
                     self.uncount_connection(listener);
