@@ -110,6 +110,7 @@ struct Cut {
 }
 
 impl<'b> Frame<'b> {
+    #[inline]
     fn new(buffer: &'b mut BytesMut, cut: Cut) -> Frame<'b> {
         debug_assert!(
             cut.payload.start <= cut.payload.end && cut.payload.end <= cut.whole,
@@ -133,11 +134,13 @@ impl<'b> Frame<'b> {
     }
 
     /// What stands before the payload: the length field and the bytes before it. Empty for [`Delimited`].
+    #[inline]
     pub fn header(&self) -> &[u8] {
         &self.buffer[..self.cut.payload.start]
     }
 
     /// Every byte of the frame as it came, to be passed on unchanged.
+    #[inline]
     pub fn whole(&self) -> &[u8] {
         &self.buffer[..self.cut.whole]
     }
