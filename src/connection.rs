@@ -342,8 +342,6 @@ impl Connection {
     #[inline(always)]
     pub fn receive(&mut self, buffer: &mut BytesMut, limit: usize, stats: &mut Stats, now: Moment) -> Received {
         let Some(fd) = &self.fd else { return Received::Nothing };
-        // What is asked for decides which read is a short one.
-        let limit = limit.min(buffer.capacity() - buffer.len());
         loop {
             stats.reads += 1;
             match sys::socket::recv(fd, buffer, limit) {
@@ -357,7 +355,8 @@ impl Connection {
                     self.moved = now;
                     // All that was there has been read, and what comes later brings an edge. Not so after an
                     // urgent mark, an end or an error, nor on sockets that keep message boundaries.
-                    if n < limit && self.flags.has(Flags::TCP) && !self.flags.has(Flags::CUT_READS) {
+                    let short = n < limit && buffer.len() < buffer.capacity();
+                    if short && self.flags.has(Flags::TCP) && !self.flags.has(Flags::CUT_READS) {
                         self.flags.clear(Flags::READABLE);
                     }
                     return Received::Bytes;

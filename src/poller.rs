@@ -73,7 +73,7 @@ impl Readiness {
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: epoll::Epoll,
-    events: Box<[epoll::Event]>,
+    events: Box<[epoll::Event; BATCH]>,
     fetched: usize,
     /// How many of the fetched were handed out; never more than `fetched`.
     seen: usize,
@@ -83,7 +83,7 @@ impl Poller {
     pub fn new() -> io::Result<Poller> {
         Ok(Poller {
             epoll: epoll::Epoll::create()?,
-            events: vec![epoll::Event::EMPTY; BATCH].into(),
+            events: Box::new([epoll::Event::EMPTY; BATCH]),
             fetched: 0,
             seen: 0,
         })
@@ -116,7 +116,7 @@ impl Poller {
             return Ok(self.fetched - self.seen);
         }
         self.seen = 0;
-        self.fetched = match self.epoll.wait(&mut self.events, timeout) {
+        self.fetched = match self.epoll.wait(&mut self.events[..], timeout) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             Err(e) => return Err(e),
@@ -128,12 +128,16 @@ impl Poller {
     /// lose the edges behind its own.
     #[inline]
     pub fn next_event(&mut self) -> Option<(Token, Readiness)> {
-        let event = self.events[..self.fetched].get(self.seen)?;
+        if !self.has_events() {
+            return None;
+        }
+        let event = self.events.get(self.seen)?;
         self.seen += 1;
         Some((Token::from_bits(event.data()), Readiness(event.flags())))
     }
 
-    /// Whether events are left over, from a turn that ended in a panic.
+    /// Whether events are left over: when a turn begins, from one that ended in a panic.
+    #[inline]
     pub fn has_events(&self) -> bool {
         self.seen < self.fetched
     }
