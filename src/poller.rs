@@ -111,6 +111,7 @@ impl Poller {
     ///
     /// # Errors
     /// Only those of a broken epoll descriptor (EBADF, EINVAL).
+    #[inline]
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         if self.has_events() {
             return Ok(self.fetched - self.seen);

@@ -195,6 +195,7 @@ impl<A: 'static> Reactor<A> {
     }
 
     /// Polls for a while before it blocks: on a processor of its own this saves the sleep and the wake-up.
+    #[inline(never)]
     fn poll_for(&mut self, spin: Duration, since: Moment, limit: Option<Duration>) -> io::Result<()> {
         let spin = limit.map_or(spin, |limit| limit.min(spin));
         loop {

@@ -242,10 +242,12 @@ impl<T> Wheel<T> {
     /// It is that deadline itself, unless the timer that had it was removed or reset to a later time: then the
     /// wheel wakes for nothing, at most once for each deadline it was ever given. It is not later than the last `now`
     /// given to [`Wheel::expire`] only if a timer is due.
+    #[inline]
     pub fn next_deadline(&self) -> Option<Moment> {
-        if self.len == 0 {
-            return None;
-        }
+        if self.len == 0 { None } else { self.soonest_deadline() }
+    }
+
+    fn soonest_deadline(&self) -> Option<Moment> {
         let due = &self.buckets[usize::from(DUE)];
         if due.head != NONE {
             return Some(Moment::from_nanos(due.earliest));
