@@ -108,8 +108,9 @@ impl<A: 'static> Reactor<A> {
     /// # Panics
     /// When a callback does. Everything else is consistent, and `run` may be called again: see [`Handler`].
     pub fn run(&mut self) -> io::Result<()> {
+        let mut settled = false;
         while !self.net.sockets.is_stopped() {
-            self.pass(None)?;
+            settled = self.pass(None, settled)?;
         }
         self.net.sockets.finish_stop();
         Ok(())
@@ -123,7 +124,7 @@ impl<A: 'static> Reactor<A> {
     /// # Errors
     /// Those of [`run`](Reactor::run).
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let turned = self.pass(timeout);
+        let turned = self.pass(timeout, false).map(drop);
         // What passes until the next turn is not ours.
         self.count_busy(sys::clock::now());
         self.counted = true;
@@ -135,15 +136,15 @@ impl<A: 'static> Reactor<A> {
     /// A turn as it is, for [`run`](Reactor::run) and [`turn`](Reactor::turn). Inlined by order: left to itself, whether
     /// it is depends on how much a message's path weighs, and a call costs each turn some fifty instructions.
     #[inline(always)]
-    fn pass(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn pass(&mut self, timeout: Option<Duration>, settled: bool) -> io::Result<bool> {
         self.recover();
-        self.wait(timeout)?;
+        self.wait(timeout, settled)?;
         self.read_mail();
         self.run_timers();
         self.dispatch();
-        self.settle();
+        let settled = self.settle();
         self.reap();
-        Ok(())
+        Ok(settled)
     }
 
     /// How long nothing is due, if no event comes: zero when work is left over (which does not make the
@@ -171,11 +172,11 @@ impl<A: 'static> Reactor<A> {
 
     // ── 1 wait, 2 clock ──────────────────────────────────────────────────────────────────────────────────────
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, timeout: Option<Duration>, settled: bool) -> io::Result<()> {
         let before = sys::clock::now();
         self.count_busy(before);
         self.counted = false;
-        let idle = !self.net.has_work() && self.net.mail.fall_asleep();
+        let idle = (settled || !self.net.has_work()) && self.net.mail.fall_asleep();
         let sockets = &mut self.net.sockets;
         let limit = if idle {
             let due = sockets.timers.next_deadline().map(|deadline| deadline.since(before));
@@ -504,9 +505,10 @@ impl<A: 'static> Reactor<A> {
 
     // ── 6 settle ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    fn settle(&mut self) {
+    /// Does what the callbacks have asked for; whether there was nothing.
+    fn settle(&mut self) -> bool {
         if !self.net.has_work() && !self.net.sockets.is_over_budget() {
-            return;
+            return true;
         }
         self.adopt_newborn();
         self.run_deferred();
@@ -518,6 +520,7 @@ impl<A: 'static> Reactor<A> {
         self.net.sockets.enforce_memory_budget();
         self.deliver_due();
         self.deliver_ended();
+        false
     }
 
     fn run_deferred(&mut self) {
