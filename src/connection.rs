@@ -316,7 +316,7 @@ impl Connection {
         }
     }
 
-    /// Whether input can be read and given to the handler with nothing else to think of.
+    /// Whether input can be read and given to the handler, and its answer written, with nothing else to think of.
     #[inline]
     pub fn is_plain(&self) -> bool {
         const UNUSUAL: Flags = Flags::PAUSED
@@ -331,6 +331,7 @@ impl Connection {
             .or(Flags::FILTERED)
             .or(Flags::IN_READY);
         self.flags.has(Flags::READABLE)
+            && self.flags.has(Flags::WRITABLE)
             && !self.flags.has(UNUSUAL)
             && self.phase == Phase::Open
             && self.want == 0

@@ -191,10 +191,14 @@ impl Sockets {
         Admission::Queued
     }
 
+    #[inline]
     pub fn flush_dirty_datagrams(&mut self) {
-        if self.dirty_datagrams.is_empty() {
-            return;
+        if !self.dirty_datagrams.is_empty() {
+            self.flush_all_dirty_datagrams();
         }
+    }
+
+    fn flush_all_dirty_datagrams(&mut self) {
         for token in std::mem::take(&mut self.dirty_datagrams) {
             if let Some(socket) = self.datagram_mut(token) {
                 socket.in_dirty = false;

@@ -222,6 +222,7 @@ impl Sockets {
     }
 
     /// The next `on_close` to deliver; its connection may be released when it has been.
+    #[inline]
     pub fn take_ended(&mut self) -> Option<(Token, CloseReason)> {
         let (token, reason) = self.ended.pop_front()?;
         if let Some(conn) = connection_in(&mut self.table, token) {

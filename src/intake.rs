@@ -62,7 +62,10 @@ impl Sockets {
         if conn.is_plain() && *budget > 0 {
             *budget -= 1;
             return match read_plain(conn, buffer, &mut self.stats, self.now) {
-                Received::Bytes => Step::Data,
+                Received::Bytes => {
+                    self.scratch_room = conn.quiet;
+                    Step::Data
+                }
                 other => self.read_ended(token, other),
             };
         }

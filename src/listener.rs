@@ -184,6 +184,7 @@ impl Sockets {
     }
 
     /// How many peers to accept in this turn.
+    #[inline]
     pub fn accept_batch(&mut self, token: Token) -> u32 {
         let turn = self.stats.turns;
         let Some(listener) = self.listener_mut(token) else { return 0 };

@@ -299,14 +299,13 @@ impl Sockets {
         }
         // Nothing was done to the connection since it was found to be plain, but for what lies in the scratch.
         let Some(conn) = connection_in(&mut self.table, token) else { return After::Idle };
+        debug_assert!(conn.takes_output() && conn.output.is_none(), "a verb that does more than send spills first");
         if self.scratch.is_empty() {
             self.scratch_room = 0;
             self.own = Token::NOBODY;
             return if conn.flags.has(Flags::READABLE) { After::Readable } else { After::Idle };
         }
-        let Some(fd) = conn.fd.as_ref().filter(|_| conn.flags.has(Flags::WRITABLE)) else {
-            return self.flush_own_unusual(token);
-        };
+        let Some(fd) = &conn.fd else { return self.flush_own_unusual(token) };
         self.stats.writes += 1;
         match sys::socket::send(fd, &self.scratch) {
             Ok(n) if n == self.scratch.len() => {

@@ -374,14 +374,16 @@ impl<A: 'static> Reactor<A> {
 
     /// `on_data` with the loop's read buffer.
     #[inline]
-    fn deliver(&mut self, token: Token, filtered: bool) -> After {
-        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else { return After::Idle };
+    fn deliver(&mut self, token: Token, filtered: bool) {
+        let Some(Some(handler)) = self.handlers.connections.get_mut(token.slot()) else {
+            return self.net.sockets.forget_callback();
+        };
         self.running = token;
         self.net.sockets.lend(token, addresses(&self.read_buffer));
         handler.on_data(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, &mut self.read_buffer);
         self.running = Token::NOBODY;
         self.net.sockets.put_back(token, &mut self.read_buffer, false, filtered);
-        self.after_callback(token)
+        self.after_callback(token);
     }
 
     /// `on_data` with the connection's own buffer.
