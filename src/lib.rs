@@ -109,6 +109,8 @@ pub use options::{AtLimit, DialOptions, ListenOptions, ReactorOptions, RelayOpti
 pub use reactor::Reactor;
 pub use stats::Stats;
 pub use sys::datagram::{Interface, Received as Datagram};
+#[cfg(feature = "fault")]
+pub use sys::fault;
 pub use sys::signum;
 pub use sys::{Address, Fd, KeepAlive, TcpInfo, ToAddress};
 pub use timer::TimerId;

@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{error, fmt, mem, thread};
+use std::{error, fmt, mem};
 
 /// How long a thread without work stays for the next job. Starting one takes some 50 µs, so this is generous;
 /// what it bounds is the stack of a burst's threads.
@@ -130,8 +130,7 @@ impl Drop for Workers {
 impl Pool {
     fn start_thread(pool: &Arc<Pool>) -> std::io::Result<()> {
         let pool = Arc::clone(pool);
-        let thread = thread::Builder::new().name(THREAD_NAME.into());
-        sys::signal::with_signals_blocked(|| thread.spawn(move || pool.run())).map(drop)
+        sys::thread::spawn(THREAD_NAME, move || pool.run())
     }
 
     /// The life of one thread: until the pool stops, or no work has come for as long as `idle_limit`.
@@ -214,7 +213,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::Instant;
-    use std::{fs, panic};
+    use std::{fs, panic, thread};
 
     /// Longer than any machine should take; only a failing test waits for it.
     const DEADLINE: Duration = Duration::from_secs(20);

@@ -349,13 +349,18 @@ const INTERRUPTIONS_LIMIT: u32 = 16;
 pub fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let mut interruptions = 0;
     loop {
-        match (host, port).to_socket_addrs() {
+        match look_up(host, port) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted && interruptions < INTERRUPTIONS_LIMIT => {
                 interruptions += 1;
             }
-            answer => return answer.map(Iterator::collect),
+            answer => return answer,
         }
     }
+}
+
+fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    seam!(look_up(host, port));
+    (host, port).to_socket_addrs().map(Iterator::collect)
 }
 
 fn invalid(text: String) -> io::Error {

@@ -19,6 +19,13 @@ pub struct Moment(u64);
 /// The present; never earlier than an earlier answer.
 #[inline]
 pub fn now() -> Moment {
+    seam!(now());
+    read()
+}
+
+/// The clock itself.
+#[inline(always)]
+pub(super) fn read() -> Moment {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is ours to be written to. The call cannot fail: the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
@@ -27,6 +34,7 @@ pub fn now() -> Moment {
 
 /// One moment on both scales. They are the same clock, so the pair converts any other.
 pub fn anchor() -> (Instant, Moment) {
+    seam!(anchor());
     let moment = now();
     (Instant::now(), moment)
 }

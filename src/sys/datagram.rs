@@ -137,6 +137,7 @@ impl Inbox {
     pub fn receive(&mut self, fd: &Fd, max: usize) -> io::Result<usize> {
         self.headers[..self.filled].iter_mut().for_each(reset);
         self.filled = 0;
+        seam!(receive(self, fd, max));
         let slots = self.headers.len().min(max);
         // MSG_TRUNC makes the length of a header that of the datagram, however much of it fitted.
         let flags = libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
@@ -207,6 +208,7 @@ struct Envelope {
 /// ENOMEM: no memory now. EDESTADDRREQ, ENOTCONN: `Unnamed`, and not connected. `InvalidInput`, from us:
 /// interface or source for a Unix receiver, a source of the other IP version, or a Unix path that is too long.
 pub fn send_batch(fd: &Fd, batch: &[Outgoing<'_>]) -> io::Result<usize> {
+    seam!(send_batch(fd, batch));
     let batch = &batch[..batch.len().min(BATCH_LIMIT)];
     let mut envelopes = [const { MaybeUninit::<Envelope>::uninit() }; BATCH_LIMIT];
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH_LIMIT];

@@ -83,6 +83,7 @@ impl Epoll {
     /// # Errors
     /// EMFILE (also the limit `max_user_instances`), ENFILE or ENOMEM.
     pub fn create() -> io::Result<Epoll> {
+        seam!(epoll_create());
         // SAFETY: takes a number.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the kernel has just made it for us.
@@ -115,6 +116,7 @@ impl Epoll {
     }
 
     fn control(&self, operation: libc::c_int, fd: &Fd, flags: u32, data: u64) -> io::Result<()> {
+        seam!(epoll_control(&self.fd, operation, fd, flags, data));
         let mut event = libc::epoll_event { events: flags, u64: data };
         // SAFETY: both descriptors are open, since they are borrowed, and the kernel copies `event` before it
         // returns.
@@ -129,6 +131,7 @@ impl Epoll {
     /// EINTR: a signal was handled. EINVAL: `events` is empty.
     #[inline]
     pub fn wait(&self, events: &mut [Event], timeout: Option<Duration>) -> io::Result<usize> {
+        seam!(epoll_wait(self, events, timeout));
         match timeout {
             None => self.wait_ms(events, -1),
             Some(Duration::ZERO) => self.wait_ms(events, 0),

@@ -19,6 +19,7 @@ use std::io;
 /// # Errors
 /// EMFILE, ENFILE or ENOMEM.
 pub fn create() -> io::Result<Fd> {
+    seam!(bell());
     // SAFETY: takes two numbers.
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
     // SAFETY: the kernel has just made it for us.
@@ -33,6 +34,7 @@ pub fn create() -> io::Result<Fd> {
 /// # Errors
 /// Those of write(2), which on a living eventfd are none; EINTR as it is.
 pub fn ring(bell: &Fd) -> io::Result<()> {
+    seam!(ring(bell));
     match count(write_one(bell.raw())) {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         _ => Ok(()),

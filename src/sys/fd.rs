@@ -89,6 +89,7 @@ impl Drop for Fd {
 /// # Safety
 /// The caller owns `fd` and does not use it afterwards.
 unsafe fn close_raw(fd: RawFd) {
+    seam!(close(fd));
     // SAFETY: any number may be passed to close; that this one is ours to close is the caller's guarantee.
     let answer = unsafe { libc::close(fd) };
     debug_assert!(
@@ -105,6 +106,7 @@ unsafe fn close_raw(fd: RawFd) {
 /// # Errors
 /// EMFILE or ENFILE: there was no descriptor left to keep. ENOENT: a root directory without `/dev`.
 pub fn spare() -> io::Result<Fd> {
+    seam!(spare());
     // The standard library opens with O_CLOEXEC.
     File::open("/dev/null").map(|file| Fd::from_owned(file.into()))
 }

@@ -31,6 +31,7 @@ pub struct Interface {
 /// # Errors
 /// Those of getifaddrs(3): EMFILE, ENOBUFS, ENOMEM and others.
 pub fn interfaces() -> io::Result<Vec<Interface>> {
+    seam!(interfaces());
     let found = nix::ifaddrs::getifaddrs()?.filter_map(|entry| {
         let address = ip(entry.address.as_ref()?)?;
         let broadcast = match (address, entry.broadcast.as_ref().and_then(ip)) {

@@ -12,7 +12,8 @@
 //!             socket  options  errno              streams
 //!             datagram  control  multicast        datagrams
 //!             address  sockaddr  interface        places
-//!             clock  random                       what makes one run differ from the next
+//!             clock  random  thread               what makes one run differ from the next
+//!             fault  seam                         who may answer in the kernel's place (tests only)
 //!  ───────────────────────────────┬─────────────────────────────────────────────────────────────
 //!   kernel                  int, void *, socklen_t, errno             any call may fail
 //! ```
@@ -32,6 +33,22 @@
 //! What a mistaken length from the kernel could break is checked here as well; what a peer sends is not looked at.
 #![allow(unsafe_code)]
 
+/// The first line of a function that makes a system call: a fault plan may answer in place of the kernel.
+#[cfg(any(test, feature = "fault"))]
+macro_rules! seam {
+    ($call:ident($($argument:expr),*)) => {
+        if let Some(answer) = $crate::sys::seam::$call($($argument),*) {
+            return answer;
+        }
+    };
+}
+
+/// Nothing: a normal build has no such plan.
+#[cfg(not(any(test, feature = "fault")))]
+macro_rules! seam {
+    ($call:ident($($argument:expr),*)) => {};
+}
+
 pub mod address;
 pub mod clock;
 mod control;
@@ -39,15 +56,20 @@ pub mod datagram;
 pub mod epoll;
 pub mod errno;
 pub mod event;
+#[cfg(any(test, feature = "fault"))]
+pub mod fault;
 pub mod fd;
 mod interface;
 mod multicast;
 mod options;
 pub mod random;
+#[cfg(any(test, feature = "fault"))]
+mod seam;
 pub mod signal;
 pub mod signum;
 mod sockaddr;
 pub mod socket;
+pub mod thread;
 
 pub use address::{Address, ToAddress};
 pub use fd::Fd;

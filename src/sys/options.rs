@@ -158,6 +158,7 @@ pub fn set_keep_alive(fd: &Fd, keep_alive: Option<KeepAlive>) -> io::Result<()> 
 /// # Errors
 /// EOPNOTSUPP or ENOPROTOOPT: not a TCP socket.
 pub fn tcp_info(fd: &Fd) -> io::Result<TcpInfo> {
+    seam!(tcp_info(fd));
     // SAFETY: every field is an integer.
     let raw: RawTcpInfo = unsafe { get(fd, libc::IPPROTO_TCP, libc::TCP_INFO) }?;
     Ok(TcpInfo {
@@ -211,12 +212,14 @@ pub fn set_nonblocking(fd: &Fd) -> io::Result<()> {
 
 /// fcntl(2), for the commands whose argument is a number.
 fn control(fd: &Fd, command: libc::c_int, argument: libc::c_int) -> io::Result<libc::c_int> {
+    seam!(fcntl(fd, command, argument));
     // SAFETY: none of the commands used here takes a pointer.
     check(unsafe { libc::fcntl(fd.raw(), command, argument) })
 }
 
 /// setsockopt(2). The kernel compares the size of `T` with what the option expects.
 pub(super) fn set<T: Copy>(fd: &Fd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    seam!(set(fd, level, name, value));
     let size = size_of::<T>() as libc::socklen_t;
     // SAFETY: the pointer and the size describe `value`, which the kernel only reads and does not keep.
     check(unsafe { libc::setsockopt(fd.raw(), level, name, std::ptr::from_ref(value).cast(), size) }).map(drop)
@@ -236,6 +239,7 @@ pub(super) unsafe fn get<T: Copy>(fd: &Fd, level: libc::c_int, name: libc::c_int
 }
 
 fn get_int(fd: &Fd, name: libc::c_int) -> io::Result<libc::c_int> {
+    seam!(get_int(fd, name));
     // SAFETY: an integer.
     unsafe { get(fd, libc::SOL_SOCKET, name) }
 }

@@ -14,6 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 /// then mixed from the clock, the process id and the standard library's hash keys: still different from one
 /// process to the next.
 pub fn seed() -> u64 {
+    seam!(seed());
     let mut bytes = [0; 8];
     // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
     let answer = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
@@ -23,7 +24,7 @@ pub fn seed() -> u64 {
     }
 }
 
-fn second_best() -> u64 {
+pub(super) fn second_best() -> u64 {
     RandomState::new().hash_one((clock::now().nanos(), std::process::id()))
 }
 

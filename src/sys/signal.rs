@@ -19,7 +19,6 @@
 //! lock that the handler does not know of keeps two of them apart.
 
 use super::{Fd, check, event};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -126,27 +125,6 @@ pub fn take_pending(signum: i32) -> bool {
     index_of(signum).is_ok_and(|index| PENDING[index].load(SeqCst) && PENDING[index].swap(false, SeqCst))
 }
 
-/// Calls `work` with this thread's signals blocked: a thread that `work` starts inherits that, and never
-/// handles a signal.
-///
-/// Left open are those that speak of a mistake in the very next instruction and of abort: they reach the thread
-/// that caused them, and blocked would end the process without a word.
-pub fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore(SigSet);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            // Cannot fail: "how" is right. A panic in `work` comes through here as well.
-            let _ = self.0.thread_set_mask();
-        }
-    }
-    let mut blocked = SigSet::all();
-    let faults = [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGTRAP, Signal::SIGSYS];
-    faults.into_iter().chain([Signal::SIGABRT]).for_each(|signal| blocked.remove(signal));
-    // The only error is a wrong "how". Were there another, the work would be done all the same.
-    let _restore = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK).map(Restore);
-    work()
-}
-
 /// A handler on another thread may have read the number of the bell and not yet written. It counted itself
 /// before it read, and the bell was taken away before we look at the count: who still counts may write, who
 /// comes later finds no bell.
@@ -202,6 +180,7 @@ fn action(handler: libc::sighandler_t) -> libc::sigaction {
 
 /// sigaction(2): sets `new`, if there is one, and answers what was in force before.
 fn exchange(signum: i32, new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
+    seam!(sigaction(signum));
     let mut old = MaybeUninit::uninit();
     // SAFETY: `new` is null or borrowed, `old` has room for the answer, and the only handlers ever set are the
     // kernel's own constants, what was in force before, and `on_signal`, which is async-signal-safe.
@@ -225,6 +204,7 @@ fn lock() -> MutexGuard<'static, [Option<libc::sigaction>; SIGNALS]> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::event::tests::rings;
+    use super::super::thread::with_signals_blocked;
     use super::*;
 
     // The tests of a binary share one process: each has a signal of its own, and none that other files use.

@@ -60,6 +60,7 @@ pub fn datagram(family: Family) -> io::Result<Fd> {
 }
 
 fn create(family: Family, kind: libc::c_int) -> io::Result<Fd> {
+    seam!(create(family, kind));
     let domain = match family {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
@@ -78,6 +79,7 @@ fn create(family: Family, kind: libc::c_int) -> io::Result<Fd> {
 /// [`unlink`]). EADDRNOTAVAIL: not an address of this machine. EACCES: a port below 1024. `InvalidInput`: the
 /// path is too long.
 pub fn bind(fd: &Fd, address: &Address) -> io::Result<()> {
+    seam!(bind(fd, address));
     let mut raw = RawAddress::uninit();
     let length = sockaddr::encode(address, &mut raw)?;
     // SAFETY: `encode` wrote `length` bytes to `raw`.
@@ -89,6 +91,7 @@ pub fn bind(fd: &Fd, address: &Address) -> io::Result<()> {
 /// # Errors
 /// EADDRINUSE: another socket listens there. EOPNOTSUPP: not a stream.
 pub fn listen(fd: &Fd, backlog: u32) -> io::Result<()> {
+    seam!(listen(fd, backlog));
     let backlog = backlog.try_into().unwrap_or(libc::c_int::MAX);
     // SAFETY: takes two numbers.
     check(unsafe { libc::listen(fd.raw(), backlog) }).map(drop)
@@ -102,6 +105,7 @@ pub fn listen(fd: &Fd, backlog: u32) -> io::Result<()> {
 /// free. ECONNREFUSED, ENETUNREACH, ENOENT and others: it has failed already. Never EINTR, since a non-blocking
 /// connect does not sleep.
 pub fn connect(fd: &Fd, address: &Address) -> io::Result<()> {
+    seam!(connect(fd, address));
     let mut raw = RawAddress::uninit();
     let length = sockaddr::encode(address, &mut raw)?;
     // SAFETY: `encode` wrote `length` bytes to `raw`.
@@ -116,6 +120,7 @@ pub fn connect(fd: &Fd, address: &Address) -> io::Result<()> {
 /// EPROTO, EHOSTUNREACH and the like: the network's error about this one connection, which is gone; there may
 /// be others (accept(2), "Error handling").
 pub fn accept(fd: &Fd) -> io::Result<(Fd, Address)> {
+    seam!(accept(fd));
     named(|raw, length| {
         // SAFETY: `raw` and `length` are what `named` says they are.
         let answer = unsafe { libc::accept4(fd.raw(), raw, length, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
@@ -126,6 +131,7 @@ pub fn accept(fd: &Fd) -> io::Result<(Fd, Address)> {
 
 /// The socket's own address. Port and host are known once it is bound or connected.
 pub fn local_address(fd: &Fd) -> io::Result<Address> {
+    seam!(local_address(fd));
     // SAFETY: `raw` and `length` are what `named` says they are.
     named(|raw, length| check(unsafe { libc::getsockname(fd.raw(), raw, length) })).map(|(_, address)| address)
 }
@@ -135,6 +141,7 @@ pub fn local_address(fd: &Fd) -> io::Result<Address> {
 /// # Errors
 /// ENOTCONN: not connected, or no longer.
 pub fn peer_address(fd: &Fd) -> io::Result<Address> {
+    seam!(peer_address(fd));
     // SAFETY: `raw` and `length` are what `named` says they are.
     named(|raw, length| check(unsafe { libc::getpeername(fd.raw(), raw, length) })).map(|(_, address)| address)
 }
@@ -161,6 +168,7 @@ fn named<T>(call: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> io::
 /// In debug builds, if there is no room: zero bytes would look like the end of the stream.
 #[inline(always)]
 pub fn recv(fd: &Fd, input: &mut BytesMut, limit: usize) -> io::Result<usize> {
+    seam!(recv(fd, input, limit));
     let spare = input.spare_capacity_mut();
     let room = spare.len().min(limit);
     debug_assert!(room > 0, "a read has room, or its zero would be taken for the end of the stream");
@@ -178,6 +186,7 @@ pub fn recv(fd: &Fd, input: &mut BytesMut, limit: usize) -> io::Result<usize> {
 /// ENOBUFS, ENOMEM: no memory now; no edge will tell when there is.
 #[inline(always)]
 pub fn send(fd: &Fd, bytes: &[u8]) -> io::Result<usize> {
+    seam!(send(fd, bytes));
     // SAFETY: the pointer and the length describe `bytes`, which is borrowed.
     count(unsafe { libc::send(fd.raw(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })
 }
@@ -189,6 +198,7 @@ pub fn send(fd: &Fd, bytes: &[u8]) -> io::Result<usize> {
 /// As [`send`].
 #[inline]
 pub fn send_vectored(fd: &Fd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    seam!(send_vectored(fd, slices));
     // SAFETY: integers and nullable pointers, for all of which zero is a value.
     let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     message.msg_iov = slices.as_ptr().cast_mut().cast();
@@ -203,6 +213,7 @@ pub fn send_vectored(fd: &Fd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
 /// # Errors
 /// ENOTCONN: the connection is over already.
 pub fn shutdown_write(fd: &Fd) -> io::Result<()> {
+    seam!(shutdown_write(fd));
     // SAFETY: takes two numbers.
     check(unsafe { libc::shutdown(fd.raw(), libc::SHUT_WR) }).map(drop)
 }
@@ -212,18 +223,20 @@ pub fn shutdown_write(fd: &Fd) -> io::Result<()> {
 /// # Errors
 /// ENOENT: there is none. EACCES, EPERM, EROFS and others.
 pub fn unlink(path: &Path) -> io::Result<()> {
+    seam!(unlink(path));
     std::fs::remove_file(path)
 }
 
 /// Whether there is a Unix socket's file at `path`, and not a file of another kind or a link to one.
 pub fn is_socket_file(path: &Path) -> bool {
+    seam!(is_socket_file(path));
     std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::epoll::{self, Epoll, Event};
-    use super::super::signal;
+    use super::super::{signal, thread};
     use super::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::unix::net::UnixStream;
@@ -404,7 +417,7 @@ mod tests {
     fn writing_to_a_closed_peer_is_an_error_and_no_signal() {
         let (ours, theirs) = unix_pair();
         drop(theirs);
-        signal::with_signals_blocked(|| {
+        thread::with_signals_blocked(|| {
             assert_eq!(send(&ours, b"x").unwrap_err().raw_os_error(), Some(libc::EPIPE));
             assert_eq!(send_vectored(&ours, &[IoSlice::new(b"x")]).unwrap_err().raw_os_error(), Some(libc::EPIPE));
             assert!(!signal::tests::is_pending(libc::SIGPIPE));

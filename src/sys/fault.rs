@@ -1,0 +1,289 @@
+//! A plan of faults: what each system call of this thread answers in place of the kernel, and how often each was
+//! made.
+//!
+//! A loop meets most of its errors once a year, on the day that matters. Here every one of them can be had by name:
+//! *the third `send` answers ENOBUFS*. The model is SQLite's test harness, in which every allocation and every
+//! I/O call fails once, in turn, until a run has no such call any more.
+//!
+//! ```text
+//!   socket::send ──► seam::send ──► fault::ask(Send) ── nothing planned ──► the kernel, real or simulated
+//!                                        │ counts      ── Fail(errno) ────► Err, and the kernel is not asked
+//!                                        │             ── Cut(part) ──────► the kernel, with fewer bytes
+//!                                        └──────────── ── Delay(time) ────► the clock jumps, then the kernel
+//! ```
+//!
+//! The rules that are kept: a plan belongs to one thread, so that tests beside each other do not meet; a call that
+//! fails has not been made, but for `close`, which always closes; and in a normal build nothing of this exists.
+//!
+//! The clock is part of it. A test that has to wait for a time-out moves this thread's clock forward with
+//! [`advance`]; the rest of the process does not notice.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::time::Duration;
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident $text:literal),* $(,)?) => {
+        /// A kind of system call, as the ground floor makes them. Each is counted for itself.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Call { $($(#[$doc])* $name),* }
+
+        impl Call {
+            /// Every kind.
+            pub const ALL: &[Call] = &[$(Call::$name),*];
+
+            /// Its name in the manual.
+            pub const fn name(self) -> &'static str {
+                match self { $(Call::$name => $text),* }
+            }
+        }
+    };
+}
+
+calls! {
+    /// A stream or datagram socket is made.
+    Socket "socket",
+    /// A socket gets its address.
+    Bind "bind",
+    /// A socket becomes a listener.
+    Listen "listen",
+    /// A connection is begun.
+    Connect "connect",
+    /// A waiting connection is taken.
+    Accept "accept4",
+    /// A socket's own address is asked for.
+    LocalAddress "getsockname",
+    /// The peer's address is asked for.
+    PeerAddress "getpeername",
+    /// Bytes are read.
+    Recv "recv",
+    /// Bytes are written from one piece of memory.
+    Send "send",
+    /// Bytes are written from several.
+    SendVectored "sendmsg",
+    /// Our half of a stream ends.
+    Shutdown "shutdown",
+    /// Datagrams are taken.
+    ReceiveBatch "recvmmsg",
+    /// Datagrams are sent.
+    SendBatch "sendmmsg",
+    /// An option is set.
+    SetOption "setsockopt",
+    /// An option, or the pending error, is asked for.
+    GetOption "getsockopt",
+    /// The flags of a descriptor are asked for or set.
+    Fcntl "fcntl",
+    /// An epoll instance is made.
+    EpollCreate "epoll_create1",
+    /// An interest is added, changed or removed.
+    EpollControl "epoll_ctl",
+    /// The loop waits.
+    EpollWait "epoll_wait",
+    /// A bell is made.
+    Bell "eventfd",
+    /// A bell is rung from this thread.
+    Ring "write",
+    /// The spare descriptor is opened.
+    Spare "open",
+    /// A descriptor is closed.
+    Close "close",
+    /// The file of a Unix socket is removed.
+    Unlink "unlink",
+    /// A path is looked at.
+    Stat "lstat",
+    /// A signal's disposition is exchanged.
+    SetSignal "sigaction",
+    /// A worker thread is started.
+    Spawn "clone",
+    /// A host's name is looked up.
+    Resolve "getaddrinfo",
+    /// The machine's interfaces are listed.
+    Interfaces "getifaddrs",
+    /// A seed is drawn.
+    Random "getrandom",
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How many bytes a shortened transfer moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// One byte.
+    OneByte,
+    /// Half of what it would have been, rounded up.
+    Half,
+}
+
+impl Part {
+    /// Never zero, which for a read would be the end of the stream; nor more than `whole`.
+    pub fn of(self, whole: usize) -> usize {
+        match self {
+            Part::OneByte => whole.min(1),
+            Part::Half => whole.div_ceil(2),
+        }
+    }
+}
+
+/// What a call is to meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// It answers this errno and is not made. Only a `close` is made all the same: Linux has closed the descriptor
+    /// before it can fail.
+    Fail(i32),
+    /// It moves fewer bytes (or datagrams) than it could. What cannot be cut is made whole.
+    Cut(Part),
+    /// This much time passes before it is made.
+    Delay(Duration),
+}
+
+/// Which call of a kind meets what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    call: Call,
+    /// Counted from one.
+    nth: u32,
+    fault: Fault,
+}
+
+/// The faults of one run, and the counts of its calls.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    entries: Vec<Entry>,
+    made: [u32; Call::ALL.len()],
+    met: u32,
+}
+
+impl Plan {
+    /// Nothing fails; calls are counted.
+    pub fn new() -> Plan {
+        Plan::default()
+    }
+
+    /// Has the `nth` call of this kind, counted from one, meet `fault`.
+    #[must_use]
+    pub fn with(mut self, call: Call, nth: u32, fault: Fault) -> Plan {
+        self.entries.push(Entry { call, nth, fault });
+        self
+    }
+
+    /// How many calls of this kind were made, failed ones included.
+    pub fn made(&self, call: Call) -> u32 {
+        self.made[call as usize]
+    }
+
+    /// How many faults were met.
+    pub fn met(&self) -> u32 {
+        self.met
+    }
+
+    /// Counts a call; what it is to meet.
+    fn meet(&mut self, call: Call) -> Option<Fault> {
+        let made = &mut self.made[call as usize];
+        *made += 1;
+        let entry = self.entries.iter().find(|entry| entry.call == call && entry.nth == *made)?;
+        self.met += 1;
+        Some(entry.fault)
+    }
+}
+
+thread_local! {
+    static PLAN: RefCell<Option<Plan>> = const { RefCell::new(None) };
+    /// How far this thread's clock is ahead, in nanoseconds.
+    static AHEAD_NS: Cell<u64> = const { Cell::new(0) };
+    /// The plan is not asked: a call that was asked for already is being made.
+    static ASIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes `plan` this thread's, in place of any other.
+pub fn install(plan: Plan) {
+    PLAN.set(Some(plan));
+}
+
+/// Ends this thread's plan and gives it back with its counts. The clock keeps what it was moved by.
+pub fn remove() -> Option<Plan> {
+    PLAN.take()
+}
+
+/// How many calls of this kind the present plan has seen.
+pub fn made(call: Call) -> u32 {
+    PLAN.with_borrow(|plan| plan.as_ref().map_or(0, |plan| plan.made(call)))
+}
+
+/// Moves this thread's clock forward: a loop on this thread finds that so much more time has passed.
+pub fn advance(time: Duration) {
+    AHEAD_NS.set(AHEAD_NS.get().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
+}
+
+/// How far this thread's clock was moved.
+pub fn ahead() -> Duration {
+    Duration::from_nanos(AHEAD_NS.get())
+}
+
+/// Counts a call of this kind; what it is to meet, if anything. A delay has passed by then.
+pub(super) fn ask(call: Call) -> Option<Fault> {
+    if ASIDE.get() {
+        return None;
+    }
+    // A descriptor may be closed while the thread ends, when its plan is gone already.
+    match PLAN.try_with(|plan| plan.try_borrow_mut().ok()?.as_mut()?.meet(call)).ok().flatten() {
+        Some(Fault::Delay(time)) => {
+            advance(time);
+            None
+        }
+        fault => fault,
+    }
+}
+
+/// Makes a call that the plan was asked about already.
+pub(super) fn aside<T>(call: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ASIDE.set(self.0);
+        }
+    }
+    let _restore = Restore(ASIDE.replace(true));
+    call()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_nth_call_of_the_kind_meets_the_fault() {
+        install(Plan::new().with(Call::Send, 2, Fault::Fail(libc::ENOBUFS)));
+        let met: Vec<_> = [Call::Send, Call::Recv, Call::Send, Call::Send].into_iter().map(ask).collect();
+        let plan = remove().expect("it was installed");
+        assert_eq!(met, [None, None, Some(Fault::Fail(libc::ENOBUFS)), None]);
+        assert_eq!((plan.made(Call::Send), plan.made(Call::Recv), plan.met()), (3, 1, 1));
+    }
+
+    #[test]
+    fn a_delay_is_time_that_has_passed_when_the_call_is_made() {
+        install(Plan::new().with(Call::Recv, 1, Fault::Delay(Duration::from_secs(3_600))));
+        let before = super::super::clock::now();
+        assert_eq!(ask(Call::Recv), None);
+        remove();
+        assert!(super::super::clock::now().since(before) >= Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn a_call_that_is_made_aside_is_not_counted() {
+        install(Plan::new());
+        aside(|| ask(Call::Bind));
+        ask(Call::Bind);
+        assert_eq!(remove().expect("it was installed").made(Call::Bind), 1);
+    }
+
+    #[test]
+    fn a_part_is_at_least_one_byte_and_never_more_than_the_whole() {
+        assert_eq!([Part::OneByte.of(0), Part::OneByte.of(1), Part::OneByte.of(9)], [0, 1, 1]);
+        assert_eq!([Part::Half.of(0), Part::Half.of(1), Part::Half.of(9)], [0, 1, 5]);
+    }
+}
