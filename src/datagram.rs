@@ -236,10 +236,18 @@ impl Sockets {
             }
         }
         let interest = if socket.waits { Interest::DATAGRAM_WAITING } else { Interest::DATAGRAM };
-        if socket.waits != socket.asks_out
-            && let Ok(()) = self.poller.modify(&socket.fd, interest, token)
-        {
-            socket.asks_out = socket.waits;
+        if socket.waits != socket.asks_out {
+            match self.poller.modify(&socket.fd, interest, token) {
+                Ok(()) => socket.asks_out = socket.waits,
+                Err(e) => {
+                    log::error!("{token}: epoll_ctl: {e}");
+                    if socket.waits {
+                        // Nothing will tell when there is room.
+                        socket.waits = false;
+                        socket.retry = Some(self.timers.insert(self.now + RETRY_AFTER, Due::Retry(token)));
+                    }
+                }
+            }
         }
         if !socket.queue.is_empty() && !socket.waits && socket.retry.is_none() && !socket.in_dirty {
             socket.in_dirty = true;
