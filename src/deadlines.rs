@@ -27,7 +27,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 impl Sockets {
     /// A timer of the library's own is due.
     pub fn on_due(&mut self, id: TimerId, due: Due) {
-        if matches!(due, Due::Relisten(_) | Due::Stop) {
+        if matches!(due, Due::Stop) {
             // The others are remembered by whom they belong to, who removes them or sets them anew.
             self.timers.remove(id);
         }

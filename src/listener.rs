@@ -20,6 +20,7 @@ use crate::options::{AtLimit, ListenOptions, StreamOptions};
 use crate::poller::Interest;
 use crate::sockets::{Due, Sockets, Source};
 use crate::sys::{self, Address, Fd, KeepAlive};
+use crate::timer::TimerId;
 use crate::token::Token;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
@@ -46,6 +47,10 @@ pub(crate) struct Listener {
     /// Errors in a row that were laid to peers. If they are not the peers', the queue never empties.
     skipped: u32,
     paused: bool,
+    /// What epoll watches it for. Differs from what `paused` asks for after epoll_ctl(2) has failed.
+    watched: Interest,
+    /// When it tries again.
+    retry: Option<TimerId>,
     closed: bool,
     /// The socket file is ours, so it goes when the listener does.
     owns_path: bool,
@@ -158,6 +163,8 @@ impl Sockets {
             last_turn: 0,
             skipped: 0,
             paused: false,
+            watched: Interest::LISTEN,
+            retry: None,
             closed: false,
             owns_path,
         };
@@ -197,7 +204,12 @@ impl Sockets {
     /// Accepts one peer. Every errno of accept(2) has its answer here.
     pub fn accept(&mut self, token: Token) -> Accepted {
         let Some(listener) = self.listener_mut(token) else { return Accepted::Nobody };
-        if listener.closed || listener.paused {
+        if listener.closed {
+            return Accepted::Nobody;
+        }
+        if listener.paused {
+            // Reported all the same, and for as long as somebody waits: unless epoll takes it now.
+            self.watch_listener(token);
             return Accepted::Nobody;
         }
         if listener.is_full() && listener.options.at_limit == AtLimit::Pause {
@@ -308,18 +320,29 @@ impl Sockets {
     fn pause_listener(&mut self, token: Token) {
         let Some(listener) = self.listener_mut(token) else { return };
         listener.paused = true;
-        self.set_listening(token, Interest::NOTHING);
+        self.watch_listener(token);
     }
 
     fn relisten_later(&mut self, token: Token) {
         self.pause_listener(token);
-        self.timers.insert(self.now + RELISTEN_AFTER, Due::Relisten(token));
+        let at = self.now + RELISTEN_AFTER;
+        let Some(Source::Listener(listener)) = self.table.get_mut(token).map(|source| &mut **source) else { return };
+        if listener.retry.is_none() {
+            listener.retry = Some(self.timers.insert(at, Due::Relisten(token)));
+        }
     }
 
     /// The shortage may be over.
     pub fn relisten(&mut self, token: Token) {
+        self.cancel_relisten(token);
         if self.regain_spare(token) {
             self.resume_listener(token);
+        }
+    }
+
+    fn cancel_relisten(&mut self, token: Token) {
+        if let Some(id) = self.listener_mut(token).and_then(|listener| listener.retry.take()) {
+            self.timers.remove(id);
         }
     }
 
@@ -327,15 +350,26 @@ impl Sockets {
         let Some(listener) = self.listener_mut(token) else { return };
         if listener.paused && !listener.closed {
             listener.paused = false;
-            self.set_listening(token, Interest::LISTEN);
+            if !self.watch_listener(token) {
+                // Deaf, nobody would come to it any more.
+                self.relisten_later(token);
+            }
         }
     }
 
-    fn set_listening(&mut self, token: Token, interest: Interest) {
-        let Some(listener) = self.listener(token) else { return };
-        if let Err(e) = self.poller.modify(&listener.fd, interest, token) {
-            log::error!("{token}: epoll_ctl: {e}");
+    /// Has epoll watch a listener as its state asks for; whether it does.
+    fn watch_listener(&mut self, token: Token) -> bool {
+        let Some(Source::Listener(listener)) = self.table.get_mut(token).map(|source| &mut **source) else {
+            return false;
+        };
+        let interest = if listener.paused { Interest::NOTHING } else { Interest::LISTEN };
+        if listener.watched != interest {
+            match self.poller.modify(&listener.fd, interest, token) {
+                Ok(()) => listener.watched = interest,
+                Err(e) => log::error!("{token}: epoll_ctl: {e}"),
+            }
         }
+        listener.watched == interest
     }
 
     pub fn count_connection(&mut self, token: Token) {
@@ -362,6 +396,7 @@ impl Sockets {
         if listener.owns_path {
             remove_socket_file(&listener.address);
         }
+        self.cancel_relisten(token);
         self.reaped.push(token);
         self.closed.push(token);
     }
