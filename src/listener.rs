@@ -123,7 +123,13 @@ fn is_left_behind(address: &Address) -> bool {
         return false;
     }
     let refused = |e: io::Error| e.kind() == ErrorKind::ConnectionRefused;
-    sys::socket::stream(address.family()).is_ok_and(|probe| sys::socket::connect(&probe, address).is_err_and(refused))
+    let Ok(probe) = sys::socket::stream(address.family()) else { return false };
+    loop {
+        match sys::socket::connect(&probe, address) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            connected => return connected.is_err_and(refused),
+        }
+    }
 }
 
 impl Sockets {
