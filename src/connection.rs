@@ -74,6 +74,9 @@ flags! {
     READABLE,
     /// The kernel may have room: cleared by a write that was cut short.
     WRITABLE,
+    /// An edge has told of input or of an end, and no short read has come to the end of it: an empty one would
+    /// contradict the edge.
+    PROMISED,
     /// An urgent mark, an end or an error was seen: a short read no longer means that nothing is left.
     CUT_READS,
     /// A TCP socket; others tell by EAGAIN alone that they are drained.
@@ -124,6 +127,8 @@ flags! {
     IN_DUE,
     /// Stands in the list of those who hold slices of the read buffer.
     IN_BORROWERS,
+    /// Stands in the list of those for whom the kernel is asked again.
+    IN_DOUBT,
 }
 
 impl Flags {
@@ -300,10 +305,13 @@ impl Connection {
     pub fn note(&mut self, readiness: Readiness) {
         if readiness == Readiness::INPUT_AND_ROOM {
             // A connection that has room is told so with every input.
-            return self.flags.set(Flags::READABLE.or(Flags::WRITABLE));
+            return self.flags.set(Flags::READABLE.or(Flags::WRITABLE).or(Flags::PROMISED));
         }
         if readiness.readable() {
             self.flags.set(Flags::READABLE);
+        }
+        if readiness.has_input() {
+            self.flags.set(Flags::PROMISED);
         }
         if readiness.writable() {
             self.flags.set(Flags::WRITABLE);
@@ -357,8 +365,9 @@ impl Connection {
                     // All that was there has been read, and what comes later brings an edge. Not so after an
                     // urgent mark, an end or an error, nor on sockets that keep message boundaries.
                     let short = n < limit && buffer.len() < buffer.capacity();
-                    if short && self.flags.has(Flags::TCP) && !self.flags.has(Flags::CUT_READS) {
-                        self.flags.clear(Flags::READABLE);
+                    if short && !self.flags.has(Flags::CUT_READS) {
+                        let tcp = self.flags.has(Flags::TCP);
+                        self.flags.clear(if tcp { Flags::READABLE.or(Flags::PROMISED) } else { Flags::PROMISED });
                     }
                     return Received::Bytes;
                 }

@@ -11,6 +11,13 @@
 //!
 //! The rule that is kept: a connection has at most one timer of each kind, remembers it, and takes it along when it
 //! ends.
+//!
+//! The special problem of the edge that does not come: an edge is told once, so a connection that waits for one waits
+//! for ever if there is none. By epoll(7) there always is one, after a write that found no room or a read that found
+//! nothing. By experience a call also says EAGAIN for other reasons: a sandbox or a tracer that answers in the kernel's
+//! place, a filter in the kernel, a bug. So those who wait for room, and those whose promised input was not there, stand
+//! in a list, and once a second the kernel is asked about each of them anew. An epoll_ctl(2) that changes nothing does
+//! that: what is ready is an edge again. The busy path pays nothing, and a peer that is slow for hours one call a second.
 
 use crate::connection::{Flags, Phase};
 use crate::handler::CloseReason;
@@ -24,10 +31,14 @@ use std::time::Duration;
 /// milliseconds or not at all.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
+/// An edge that should have come is asked for after this: long enough to cost nothing where none was lost, which is
+/// nearly always, and short against every time-out where one was.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 impl Sockets {
     /// A timer of the library's own is due.
     pub fn on_due(&mut self, id: TimerId, due: Due) {
-        if matches!(due, Due::Stop) {
+        if matches!(due, Due::AskAgain | Due::Stop) {
             // The others are remembered by whom they belong to, who removes them or sets them anew.
             self.timers.remove(id);
         }
@@ -36,6 +47,7 @@ impl Sockets {
             Due::Deadline(token) => self.on_deadline(token),
             Due::Retry(token) => self.on_retry(token),
             Due::Relisten(token) => self.relisten(token),
+            Due::AskAgain => self.ask_again(),
             Due::Stop => self.stopping = Stopping::Cut,
             Due::Closure(_) | Due::Keyed(..) | Due::Redial(_) => unreachable!("due to the reactor and not to a socket"),
         }
@@ -118,6 +130,51 @@ impl Sockets {
         conn.flags.set(Flags::READABLE.or(Flags::WRITABLE));
         self.mark_ready(token);
         self.mark_dirty(token);
+    }
+
+    /// The next edge of this connection may not come: the kernel is asked for it after a while.
+    pub fn doubt(&mut self, token: Token) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.flags.has(Flags::IN_DOUBT) {
+            return;
+        }
+        conn.flags.set(Flags::IN_DOUBT);
+        self.doubted.push(token);
+        if self.ask_again.is_none() {
+            self.ask_again = Some(self.timers.insert(self.now + ASK_AGAIN_AFTER, Due::AskAgain));
+        }
+    }
+
+    /// A read found nothing: so it should, unless an edge has said otherwise.
+    pub fn doubt_input(&mut self, token: Token) {
+        if connection_in(&mut self.table, token).is_some_and(|conn| conn.flags.take(Flags::PROMISED)) {
+            self.doubt(token);
+        }
+    }
+
+    fn ask_again(&mut self) {
+        self.ask_again = None;
+        for token in std::mem::take(&mut self.doubted) {
+            let Some(conn) = connection_in(&mut self.table, token) else { continue };
+            conn.flags.clear(Flags::IN_DOUBT);
+            let waits_for_room = conn.queued() > 0 && !conn.flags.has(Flags::WRITABLE);
+            let Some(fd) = conn.fd.as_ref().filter(|_| conn.phase < Phase::Ended) else { continue };
+            let asked = self.poller.modify(fd, conn.interest(), token);
+            if let Err(e) = &asked {
+                log::debug!("{token}: epoll_ctl: {e}");
+            }
+            if waits_for_room || asked.is_err() {
+                self.doubt(token);
+            }
+        }
+    }
+
+    /// No connection is left of whom to ask.
+    pub fn forget_doubts(&mut self) {
+        self.doubted.clear();
+        if let Some(id) = self.ask_again.take() {
+            self.timers.remove(id);
+        }
     }
 
     pub fn cancel_watch(&mut self, token: Token) {

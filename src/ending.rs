@@ -363,6 +363,7 @@ impl Sockets {
         if let Stopping::Draining(deadline) = self.stopping {
             self.timers.remove(deadline);
         }
+        self.forget_doubts();
         self.stopping = Stopping::No;
     }
 }

@@ -228,7 +228,10 @@ impl Sockets {
         let broken = conn.flags.has(Flags::BROKEN);
         match received {
             Received::Bytes => Step::Again,
-            Received::Nothing if !broken => Step::Idle,
+            Received::Nothing if !broken => {
+                self.doubt_input(token);
+                Step::Idle
+            }
             Received::End if !broken => Step::Again,
             Received::Starved => {
                 conn.flags.clear(Flags::READABLE);
@@ -344,7 +347,7 @@ impl Sockets {
                         return self.finish_lingering(token);
                     }
                 }
-                Received::Nothing => return,
+                Received::Nothing => return self.doubt_input(token),
                 Received::Starved => return self.retry_later(token),
                 Received::End if conn.phase == Phase::Lingering => return self.finish_lingering(token),
                 Received::End => return,

@@ -431,6 +431,8 @@ impl Sockets {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         let watched = conn.options.stalled_timeout.is_none() || conn.phase == Phase::Connecting;
         let closing = conn.phase == Phase::Closing;
+        // With room and a retry, or in the making, it does not wait for an edge.
+        let for_room = !conn.flags.has(Flags::WRITABLE) && conn.phase != Phase::Connecting;
         let close_timeout = conn.options.close_timeout;
         let has_deadline = conn.extras.as_ref().is_some_and(|extras| extras.deadline.is_some());
         if let Some(output) = &mut conn.output {
@@ -438,6 +440,9 @@ impl Sockets {
                 output.own(&self.lent);
             }
             output.settle();
+        }
+        if for_room {
+            self.doubt(token);
         }
         if !watched {
             self.watch(token);

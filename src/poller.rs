@@ -53,6 +53,12 @@ impl Readiness {
         self.0 & (epoll::IN | epoll::PRI | epoll::RDHUP | epoll::HUP | epoll::ERR) != 0
     }
 
+    /// There are bytes, or an end: an urgent mark alone is neither.
+    #[inline]
+    pub fn has_input(self) -> bool {
+        self.0 & epoll::IN != 0
+    }
+
     #[inline]
     pub fn writable(self) -> bool {
         self.0 & (epoll::OUT | epoll::HUP | epoll::ERR) != 0

@@ -95,7 +95,8 @@ impl Sockets {
     fn relay_read_ended(&mut self, token: Token, received: Received) {
         match received {
             // The end is carried in the next step.
-            Received::Bytes | Received::Nothing | Received::End => {}
+            Received::Bytes | Received::End => {}
+            Received::Nothing => self.doubt_input(token),
             Received::Starved => {
                 if let Some(conn) = connection_in(&mut self.table, token) {
                     conn.flags.clear(Flags::READABLE);

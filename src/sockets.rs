@@ -9,6 +9,7 @@
 //!   due       a mark was crossed      ─► low water, …       phase 6
 //!   ended     over                    ─► on_close           phase 6
 //!   reaped    on_close has been       ─► close the fd       phase 7
+//!   doubted   an edge may be lost     ─► ask epoll again    once a second
 //! ```
 //!
 //! Each socket stands in a list at most once (a flag says so), so every list is bounded by the number of
@@ -89,6 +90,8 @@ pub(crate) enum Due {
     /// Accept again.
     Relisten(Token),
     Redial(DialToken),
+    /// Ask the kernel again about those of whom it may have told all it will.
+    AskAgain,
     Stop,
 }
 
@@ -150,6 +153,9 @@ pub(crate) struct Sockets {
     pub lent: Range<usize>,
     /// Who was sent slices of that buffer.
     pub borrowers: Vec<Token>,
+    /// For whom the kernel is asked again, and the timer of that: see `deadlines.rs`.
+    pub doubted: Vec<Token>,
+    pub ask_again: Option<TimerId>,
     /// Kept against EMFILE: see `listener.rs`.
     pub spare: Option<Fd>,
     pub stopping: Stopping,
@@ -182,6 +188,8 @@ impl Sockets {
             scratch_room: 0,
             lent: 0..0,
             borrowers: Vec::new(),
+            doubted: Vec::new(),
+            ask_again: None,
             spare: Some(sys::fd::spare()?),
             stopping: Stopping::No,
             memory_budget: options.memory_budget.map_or(u64::MAX, |bytes| bytes as u64),
