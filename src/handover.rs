@@ -43,12 +43,13 @@ impl<A: 'static> Net<A> {
         if ended {
             conn.flags.set(Flags::EOF_READ);
         }
+        let held = unread.len() as u64;
         if !unread.is_empty() {
-            self.sockets.stats.held += unread.len() as u64;
             conn.unread = Some(Box::new(unread));
             conn.flags.set(Flags::OFFER);
         }
         let token = self.sockets.add_connection(conn)?;
+        self.sockets.stats.held += held;
         self.newborn.push((token, Newborn::Connection(Box::new(handler))));
         self.sockets.opened(token);
         self.sockets.mark_ready(token);
