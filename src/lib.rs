@@ -91,6 +91,8 @@ mod relay;
 mod signal;
 mod sockets;
 mod stats;
+#[cfg(test)]
+mod sweep;
 mod sys;
 mod timer;
 mod token;

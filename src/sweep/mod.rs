@@ -1,0 +1,262 @@
+//! Every system call fails, in turn.
+//!
+//! A scene is a short piece of work for a reactor: some peers, some bytes, an orderly end. It is played once in
+//! peace, and then again for every system call that it makes and every answer that this call can give: the n-th
+//! call of the kind fails, is cut short or comes late, for n = 1, 2, … until a play has no n-th call any more.
+//!
+//! ```text
+//!   for each scene ── for each kind of call ── for n = 1, 2, … ── for each fault of the kind
+//!                                                   ▲                    │ play, then look:
+//!                                                   │                    │   bytes, on_close, descriptors,
+//!                                                   └── it was met ◄─────┘   queues, turns
+//! ```
+//!
+//! What is looked at after each play is in `stage.rs`, the scenes are in `scenes.rs`, the table of what each call
+//! can answer is below. A fault is *passing* if everything must arrive in spite of it; after any other, what
+//! arrived must be a prefix of what was sent. The idea is SQLite's: "How SQLite Is Tested", section 3.
+//!
+//! The kernel is the real one, the peers are sockets of the standard library on the same thread, and the clock is
+//! moved by hand. Each scene has a thread of its own with a table of descriptors of its own, so that counting
+//! them means something while other tests run.
+
+mod peer;
+mod scenes;
+mod stage;
+
+use crate::sys::fault::{self, Call, Fault, Part, Plan};
+use stage::{Stage, Trouble, open_descriptors};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// A call that comes late comes so much later: longer than any pause of a scene, shorter than the deadlines.
+const LATE: Duration = Duration::from_secs(3);
+
+/// Sites of one kind in one scene. A scene that has more is too long for this.
+const SITES_LIMIT: u32 = 2_000;
+
+/// A piece of work, and the name it has in the table.
+struct Scene {
+    name: &'static str,
+    play: fn(&mut Stage) -> Result<(), Trouble>,
+    /// What fails in every play, in peace too: some calls are only made when another has failed.
+    given: &'static [(Call, u32, Fault)],
+}
+
+impl Scene {
+    /// What a play can be asked for: the most that what is given leaves.
+    fn kind(&self, fault: Kind) -> Kind {
+        let lasts = |call: Call, given: Fault| faults(call).contains(&(given, Kind::Lasting));
+        if self.given.iter().any(|(call, _, given)| lasts(*call, *given)) { Kind::Lasting } else { fault }
+    }
+
+    /// A plan for a play in which nothing fails but what is given.
+    fn plan(&self) -> Plan {
+        self.given.iter().fold(Plan::new(), |plan, (call, nth, fault)| plan.with(*call, *nth, *fault))
+    }
+}
+
+/// Whether everything must arrive all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Passing,
+    Lasting,
+}
+
+/// What a kind of call can answer.
+fn faults(call: Call) -> Vec<(Fault, Kind)> {
+    use libc::*;
+    let (passing, lasting): (&[i32], &[i32]) = match call {
+        Call::Socket => (&[], &[EMFILE, ENFILE, ENOBUFS, ENOMEM]),
+        Call::Bind => (&[], &[EADDRINUSE, ENOMEM]),
+        Call::Listen => (&[], &[EADDRINUSE, ENOMEM]),
+        Call::Connect => (&[EINTR], &[EAGAIN, ENOBUFS, ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH]),
+        Call::Accept => (
+            &[EINTR, EAGAIN, ENOBUFS, ENOMEM, ECONNABORTED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH],
+            // The peer is turned away.
+            &[EMFILE, ENFILE],
+        ),
+        Call::LocalAddress => (&[], &[ENOBUFS]),
+        Call::PeerAddress => (&[], &[ENOBUFS, ENOTCONN]),
+        Call::Recv => (&[EINTR, EAGAIN, ENOBUFS, ENOMEM], &[ECONNRESET, ETIMEDOUT, EHOSTUNREACH]),
+        Call::Send | Call::SendVectored => {
+            (&[EINTR, EAGAIN, ENOBUFS, ENOMEM], &[EPIPE, ECONNRESET, ETIMEDOUT, EHOSTUNREACH])
+        }
+        Call::Shutdown => (&[], &[ENOTCONN]),
+        // What a receive reports of the network is about an earlier datagram of ours.
+        Call::ReceiveBatch => (&[EINTR, EAGAIN, ENOBUFS, ENOMEM, EHOSTUNREACH], &[]),
+        Call::SendBatch => (&[EINTR, EAGAIN, ENOBUFS, ENOMEM], &[EHOSTUNREACH]),
+        Call::SetOption | Call::GetOption => (&[], &[ENOBUFS, ENOMEM]),
+        Call::Fcntl => (&[], &[ENOMEM]),
+        Call::EpollCreate | Call::Bell | Call::Spare => (&[], &[EMFILE, ENFILE, ENOMEM]),
+        Call::EpollControl => (&[], &[ENOMEM, ENOSPC]),
+        Call::EpollWait | Call::Ring => (&[EINTR], &[]),
+        Call::Unlink | Call::Stat => (&[], &[EACCES]),
+        Call::SetSignal => (&[], &[EINVAL]),
+        Call::Spawn => (&[], &[EAGAIN]),
+        Call::Interfaces => (&[], &[EMFILE, ENOBUFS, ENOMEM]),
+        Call::Random => (&[EAGAIN], &[]),
+        // It is ignored, whatever it answers; and a look-up is made on another thread.
+        Call::Close | Call::Resolve => (&[], &[]),
+    };
+    let cuts: &[Part] = match call {
+        Call::Recv | Call::Send | Call::SendVectored => &[Part::OneByte, Part::Half],
+        Call::ReceiveBatch | Call::SendBatch | Call::EpollWait => &[Part::OneByte, Part::Half],
+        _ => &[],
+    };
+    let failures = |errnos: &[i32], kind| errnos.iter().map(|e| (Fault::Fail(*e), kind)).collect::<Vec<_>>();
+    let mut faults = failures(passing, Kind::Passing);
+    faults.extend(failures(lasting, Kind::Lasting));
+    faults.extend(cuts.iter().map(|part| (Fault::Cut(*part), Kind::Passing)));
+    faults.push((Fault::Delay(LATE), Kind::Passing));
+    faults
+}
+
+/// Plays a scene once under a plan; whether the plan's fault was met, and what was wrong.
+fn play(scene: &Scene, plan: Plan, kind: Kind) -> (Plan, Result<(), String>) {
+    let before = open_descriptors();
+    fault::install(plan);
+    let played = catch_unwind(AssertUnwindSafe(|| Stage::play(scene.play, kind == Kind::Passing)));
+    let plan = fault::remove().expect("the plan of this play");
+    let verdict = match played {
+        Ok(verdict) => verdict.and_then(|()| stage::await_descriptors(&before)),
+        Err(panic) => Err(format!("panics: {:?}", panic.downcast_ref::<String>())),
+    };
+    (plan, verdict)
+}
+
+/// Sites and plays, by kind of call.
+#[derive(Default)]
+struct Tally {
+    calls: BTreeMap<Call, (u32, u32)>,
+    failures: Vec<String>,
+}
+
+/// Plays a scene under every fault of every call that it makes.
+fn sweep(scene: &Scene) -> Tally {
+    fault::own_table();
+    let mut tally = Tally::default();
+    let (peace, verdict) = play(scene, scene.plan(), scene.kind(Kind::Passing));
+    if let Err(what) = verdict {
+        tally.failures.push(format!("{} in peace: {what}", scene.name));
+        return tally;
+    }
+    for call in Call::ALL.iter().copied().filter(|call| peace.made(*call) > 0) {
+        let (mut sites, mut plays) = (0, 0);
+        for nth in 1..=SITES_LIMIT {
+            let mut met = false;
+            for (fault, kind) in faults(call) {
+                let (plan, verdict) = play(scene, scene.plan().with(call, nth, fault), scene.kind(kind));
+                if plan.made(call) < nth {
+                    continue;
+                }
+                met = true;
+                plays += 1;
+                if let Err(what) = verdict {
+                    tally.failures.push(format!("{}: {call} #{nth} {}: {what}", scene.name, name(fault)));
+                }
+            }
+            if !met {
+                break;
+            }
+            sites = nth;
+        }
+        tally.calls.insert(call, (sites, plays));
+    }
+    tally
+}
+
+/// Plays a scene under one fault over and over: every third call of the kind meets it.
+fn storm(scene: &Scene) -> Tally {
+    fault::own_table();
+    let mut tally = Tally::default();
+    for call in Call::ALL.iter().copied() {
+        for (fault, kind) in faults(call).into_iter().filter(|(_, kind)| *kind == Kind::Passing) {
+            if matches!(fault, Fault::Delay(_)) {
+                continue;
+            }
+            let plan = (1..SITES_LIMIT).step_by(3).fold(scene.plan(), |plan, nth| plan.with(call, nth, fault));
+            let (plan, verdict) = play(scene, plan, scene.kind(kind));
+            if plan.met() == 0 {
+                break;
+            }
+            let (sites, plays) = tally.calls.entry(call).or_default();
+            *sites += plan.met();
+            *plays += 1;
+            if let Err(what) = verdict {
+                tally.failures.push(format!("{}: every third {call} {}: {what}", scene.name, name(fault)));
+            }
+        }
+    }
+    tally
+}
+
+fn name(fault: Fault) -> String {
+    match fault {
+        Fault::Fail(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Kinds of calls down, scenes across: sites swept, and the sum of plays.
+fn table(scenes: &[Scene], tallies: &[Tally]) -> String {
+    let mut text = String::from("| call | faults |");
+    scenes.iter().for_each(|scene| write!(text, " {} |", scene.name).expect("a string"));
+    text.push_str(" sites | plays |\n|---|---|");
+    scenes.iter().for_each(|_| text.push_str("---|"));
+    text.push_str("---|---|\n");
+    let (mut all_sites, mut all_plays) = (0, 0);
+    for call in Call::ALL {
+        let of = |tally: &Tally| tally.calls.get(call).copied().unwrap_or_default();
+        let (sites, plays) = tallies.iter().map(of).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        if sites == 0 {
+            continue;
+        }
+        write!(text, "| {call} | {} |", faults(*call).len()).expect("a string");
+        for tally in tallies {
+            match of(tally) {
+                (0, _) => text.push_str(" – |"),
+                (sites, _) => write!(text, " {sites} |").expect("a string"),
+            }
+        }
+        writeln!(text, " {sites} | {plays} |").expect("a string");
+        all_sites += sites;
+        all_plays += plays;
+    }
+    text.push_str("| all | |");
+    for tally in tallies {
+        write!(text, " {} |", tally.calls.values().map(|(sites, _)| sites).sum::<u32>()).expect("a string");
+    }
+    writeln!(text, " {all_sites} | {all_plays} |").expect("a string");
+    text
+}
+
+/// Every scene, each on a thread of its own.
+fn everywhere(what: &str, sweep: fn(&Scene) -> Tally) {
+    let begin = Instant::now();
+    let only = std::env::var("PLIMSOLL_SCENE").ok();
+    let scenes: Vec<Scene> =
+        scenes::all().into_iter().filter(|scene| only.as_ref().is_none_or(|only| only == scene.name)).collect();
+    let tallies: Vec<Tally> = std::thread::scope(|scope| {
+        let threads: Vec<_> = scenes.iter().map(|scene| scope.spawn(|| sweep(scene))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a scene's panic is caught")).collect()
+    });
+    println!("{what}, in {:.1} s:\n\n{}", begin.elapsed().as_secs_f64(), table(&scenes, &tallies));
+    let failures: Vec<&String> = tallies.iter().flat_map(|tally| &tally.failures).collect();
+    assert!(failures.is_empty(), "{} of the plays:\n{}", failures.len(), first_lines(&failures));
+}
+
+#[test]
+fn nothing_is_lost_whichever_call_fails() {
+    everywhere("sites swept", sweep);
+}
+
+#[test]
+fn nothing_is_lost_though_every_third_call_fails() {
+    everywhere("faults met", storm);
+}
+
+fn first_lines(failures: &[&String]) -> String {
+    failures.iter().take(60).map(|line| format!("  {line}\n")).collect()
+}

@@ -1,0 +1,342 @@
+//! Where a scene is played: a reactor, its peers, and who has a look at them afterwards.
+//!
+//! Reactor and peers take turns until the scene has what it waits for. If nobody moves for a while, the clock is
+//! moved on to the next timer, so that a retry after a second costs a millisecond; if there is no timer either,
+//! something was lost, and the play hangs. A loop that turns without anything to show for it spins.
+
+use super::peer::{End, Host, Peer};
+use crate::handler::{CloseReason, Ctx, Handler};
+use crate::handover::Detached;
+use crate::net::Net;
+use crate::reactor::Reactor;
+use crate::sockets::Source;
+use crate::sys::Address;
+use crate::sys::fault;
+use crate::token::Token;
+use bytes::BytesMut;
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Turns of one play. The longest takes some hundred.
+const TURNS_LIMIT: u32 = 20_000;
+
+/// So many turns in a row may have nothing to show for it although the loop did not want to sleep.
+const FRUITLESS_LIMIT: u32 = 100;
+
+/// With nothing moving, this is waited for the real kernel, and then the clock is moved.
+const PATIENCE: Duration = Duration::from_millis(1);
+const QUIET_TURNS: u32 = 1;
+
+/// How far the clock moves at a time. A deadline of seconds is a hundred patient waits away, so that a kernel that is
+/// late does not look like a peer that is late for seconds: TCP delays an acknowledgement by 40 ms of the real clock,
+/// and without it a small send buffer stays full.
+const STRIDE: Duration = Duration::from_millis(50);
+
+/// Without a timer to move to, so long a silence is a hang.
+const SILENCE_LIMIT: Duration = Duration::from_millis(200);
+
+/// So much time on the moved clock is a hang, too.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why a play ended before its end.
+pub enum Trouble {
+    /// A verb has answered with an error: the program would not go on.
+    Refused(io::Error),
+    /// Something is wrong.
+    Wrong(String),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Trouble {
+        Trouble::Refused(e)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Refused(e) => write!(f, "refused: {e}"),
+            Trouble::Wrong(what) => f.write_str(what),
+        }
+    }
+}
+
+pub fn wrong(what: impl Into<String>) -> Trouble {
+    Trouble::Wrong(what.into())
+}
+
+/// The state that all handlers share: what was called how often.
+#[derive(Default)]
+pub struct Ledger {
+    /// How often each handler heard `on_close`.
+    pub closes: Vec<u32>,
+    pub reasons: Vec<String>,
+    /// Connections that a scene wants to find again.
+    pub tokens: Vec<Token>,
+    /// Connections that came by neither accept nor connect.
+    pub adopted: u64,
+    /// For scenes that count something.
+    pub counts: [u32; 4],
+}
+
+/// A handler in the ledger.
+pub struct Entered<H> {
+    id: usize,
+    inner: H,
+}
+
+impl<H> Entered<H> {
+    pub fn new(ledger: &mut Ledger, inner: H) -> Entered<H> {
+        ledger.closes.push(0);
+        Entered { id: ledger.closes.len() - 1, inner }
+    }
+}
+
+impl<H: Handler<Ledger>> Handler<Ledger> for Entered<H> {
+    fn on_open(&mut self, ctx: &mut Ctx<'_, Ledger>) {
+        self.inner.on_open(ctx);
+    }
+    fn on_data(&mut self, ctx: &mut Ctx<'_, Ledger>, input: &mut BytesMut) {
+        self.inner.on_data(ctx, input);
+    }
+    fn on_eof(&mut self, ctx: &mut Ctx<'_, Ledger>, input: &mut BytesMut) {
+        self.inner.on_eof(ctx, input);
+    }
+    fn on_high_water(&mut self, ctx: &mut Ctx<'_, Ledger>, queued: usize) {
+        self.inner.on_high_water(ctx, queued);
+    }
+    fn on_low_water(&mut self, ctx: &mut Ctx<'_, Ledger>) {
+        self.inner.on_low_water(ctx);
+    }
+    fn on_write_complete(&mut self, ctx: &mut Ctx<'_, Ledger>) {
+        self.inner.on_write_complete(ctx);
+    }
+    fn on_timer(&mut self, ctx: &mut Ctx<'_, Ledger>, key: u32) {
+        self.inner.on_timer(ctx, key);
+    }
+    fn on_close(&mut self, ctx: &mut Ctx<'_, Ledger>, why: CloseReason) {
+        ctx.app.closes[self.id] += 1;
+        ctx.app.reasons.push(why.to_string());
+        self.inner.on_close(ctx, why);
+    }
+}
+
+pub struct Stage {
+    pub reactor: Reactor<Ledger>,
+    pub peers: Vec<Peer>,
+    pub hosts: Vec<Host>,
+    /// Everything must arrive.
+    pub passing: bool,
+    /// The scene itself cuts peers off.
+    pub cuts: bool,
+    turns: u32,
+    begin: Duration,
+}
+
+impl Stage {
+    /// Plays a scene to its end, and looks at what is left.
+    pub fn play(scene: fn(&mut Stage) -> Result<(), Trouble>, passing: bool) -> Result<(), String> {
+        let reactor = match Reactor::new(Ledger::default()) {
+            Ok(reactor) => reactor,
+            Err(e) if passing => return Err(format!("no reactor: {e}")),
+            Err(_) => return Ok(()),
+        };
+        let begin = fault::ahead();
+        let mut stage = Stage { reactor, peers: Vec::new(), hosts: Vec::new(), passing, cuts: false, turns: 0, begin };
+        let played = match scene(&mut stage) {
+            Ok(()) => Ok(()),
+            Err(Trouble::Refused(_)) if !passing => Ok(()),
+            Err(trouble) => Err(trouble),
+        };
+        let ended = stage.end();
+        match played.and(ended) {
+            Ok(()) => stage.look(),
+            Err(trouble) => Err(format!("{trouble}; {}", stage.describe())),
+        }
+    }
+
+    pub fn net(&mut self) -> &mut Net<Ledger> {
+        &mut self.reactor.net
+    }
+
+    /// Hands a connection to the loop, with a handler that is in the ledger if it is taken.
+    pub fn adopt(&mut self, connection: impl Into<Detached>, handler: impl Handler<Ledger>) -> Result<Token, Trouble> {
+        let id = self.reactor.app.closes.len();
+        let token = self.net().adopt(connection, Entered { id, inner: handler })?;
+        self.reactor.app.closes.push(0);
+        self.reactor.app.adopted += 1;
+        Ok(token)
+    }
+
+    pub fn address(&self, token: Token) -> Result<Address, Trouble> {
+        self.reactor.net.local_address(token).ok_or_else(|| Trouble::Refused(io::ErrorKind::NotFound.into()))
+    }
+
+    /// Turns until `done`.
+    pub fn until(&mut self, what: &str, done: impl Fn(&Stage) -> bool) -> Result<(), Trouble> {
+        let (mut quiet, mut fruitless) = (0, 0);
+        let mut last_move = Instant::now();
+        while !done(self) {
+            let before = self.pulse();
+            let peers_moved = self.step_peers();
+            self.turn(if quiet > 0 { PATIENCE } else { Duration::ZERO })?;
+            if peers_moved || before != self.pulse() {
+                (quiet, fruitless) = (0, 0);
+                last_move = Instant::now();
+                continue;
+            }
+            quiet += 1;
+            match self.reactor.next_turn_in() {
+                Some(Duration::ZERO) => fruitless += 1,
+                Some(left) if quiet > QUIET_TURNS => fault::advance(left.min(STRIDE)),
+                None if last_move.elapsed() > SILENCE_LIMIT => return Err(wrong(format!("hangs: {what}"))),
+                _ => {}
+            }
+            if fruitless > FRUITLESS_LIMIT {
+                return Err(wrong(format!("spins: {what}")));
+            }
+            if fault::ahead() - self.begin > TIME_LIMIT {
+                return Err(wrong(format!("hangs, in spite of its timers: {what}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, timeout: Duration) -> Result<(), Trouble> {
+        self.turns += 1;
+        if self.turns > TURNS_LIMIT {
+            return Err(wrong("spins: too many turns"));
+        }
+        // An error here ends `run`: nothing that these faults do may be one.
+        self.reactor.turn(Some(timeout)).map_err(|e| wrong(format!("turn: {e}")))
+    }
+
+    fn step_peers(&mut self) -> bool {
+        let mut moved = false;
+        for host in &self.hosts {
+            if let Some(peer) = host.accept() {
+                self.peers.push(peer);
+                moved = true;
+            }
+        }
+        for peer in &mut self.peers {
+            moved |= peer.step();
+        }
+        moved
+    }
+
+    /// What changes when the loop has done something.
+    fn pulse(&self) -> [u64; 12] {
+        let s = self.reactor.net.stats();
+        [
+            s.bytes_read,
+            s.bytes_written,
+            s.accepts,
+            s.refused,
+            s.connects,
+            s.closes,
+            s.datagrams_in,
+            s.datagrams_out,
+            s.datagrams_dropped,
+            s.timers,
+            s.mail,
+            s.accept_errors,
+        ]
+    }
+
+    /// Whether every peer has seen its end.
+    pub fn peers_ended(&self) -> bool {
+        self.peers.iter().all(|peer| peer.end.is_some())
+    }
+
+    /// A graceful stop, to its end.
+    fn end(&mut self) -> Result<(), Trouble> {
+        self.net().stop();
+        self.until("stop", |stage| stage.reactor.is_stopped())?;
+        // What was sent last is with the peers' kernel.
+        while self.step_peers() {}
+        // Returns at once, and takes the stop's own deadline back.
+        self.reactor.run().map_err(|e| wrong(format!("run: {e}")))
+    }
+
+    /// The promises that hold for every scene and every fault.
+    fn look(self) -> Result<(), String> {
+        let said = self.describe();
+        let Stage { reactor, peers, passing, cuts, .. } = self;
+        let Reactor { app, net, .. } = reactor;
+        let promise = |kept: bool, what: &str| if kept { Ok(()) } else { Err(format!("{what}; {said}")) };
+        promise(app.closes.iter().all(|n| *n == 1), "on_close is not called exactly once")?;
+        let s = net.stats();
+        promise(
+            s.closes == s.accepts + s.connects + app.adopted,
+            "connections that came and that went differ in number",
+        )?;
+        promise(s.held == 0, "memory is counted that nobody holds")?;
+        let sockets = &net.sockets;
+        let lists = [sockets.ready.len(), sockets.dirty.len(), sockets.due.len(), sockets.ended.len()];
+        let more = [sockets.reaped.len(), sockets.graveyard.len(), sockets.dirty_datagrams.len()];
+        promise(lists.iter().chain(&more).all(|len| *len == 0), "a list is not empty")?;
+        promise(sockets.table.iter().all(|(_, source)| matches!(**source, Source::Bell(_))), "a socket is left")?;
+        promise(sockets.timers.len() == net.alarms.len(), "a timer is left that nobody asked for")?;
+        let received: usize = peers.iter().map(|peer| peer.received.len()).sum();
+        let sent: usize = peers.iter().map(|peer| peer.sent).sum();
+        promise(received as u64 <= s.bytes_written, "a peer has got more than was written")?;
+        promise(s.bytes_read <= sent as u64, "more was read than any peer has sent")?;
+        if passing && !cuts {
+            promise(received as u64 == s.bytes_written, "not all that was written has arrived")?;
+            promise(s.bytes_read == sent as u64, "not all that was sent was read")?;
+            promise(peers.iter().all(|peer| peer.end == Some(End::Orderly)), "a peer was cut off")?;
+            promise(peers.iter().all(Peer::is_through), "a peer could not do its part")?;
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let Reactor { app, net, .. } = &self.reactor;
+        let peer = |peer: &Peer| format!("{}→ ←{} {:?}", peer.sent, peer.received.len(), peer.end);
+        let peers: Vec<String> = self.peers.iter().map(peer).collect();
+        let phase = |source: &Source| match source {
+            Source::Connection(conn) => format!("{:?} {} queued", conn.phase, conn.queued()),
+            Source::Listener(_) => "listener".into(),
+            Source::Datagram(_) => "datagrams".into(),
+            Source::Bell(_) => "bell".into(),
+        };
+        let open: Vec<String> = net.sockets.table.iter().map(|(_, source)| phase(source)).collect();
+        format!(
+            "turns {}, peers {peers:?}, open {open:?}, closes {:?} {:?}, counts {:?}, timers {}",
+            self.turns,
+            app.closes,
+            app.reasons,
+            app.counts,
+            net.sockets.timers.len()
+        )
+    }
+}
+
+/// The descriptors of this thread, but for the one that lists them.
+pub fn open_descriptors() -> Vec<String> {
+    let listed = std::fs::read_dir("/proc/thread-self/fd").expect("a Linux with /proc");
+    let mut names: Vec<String> = listed
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .map(|link| link.to_string_lossy().into_owned())
+        .filter(|link| !link.contains("/fd"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Waits until no more are open than `before`: a worker lets go of the bell a moment after the result has come.
+pub fn await_descriptors(before: &[String]) -> Result<(), String> {
+    let begin = Instant::now();
+    loop {
+        let now = open_descriptors();
+        if now == before {
+            return Ok(());
+        }
+        if begin.elapsed() > Duration::from_secs(2) {
+            return Err(format!("descriptors leak: {before:?} before, {now:?} after"));
+        }
+        std::thread::yield_now();
+    }
+}
