@@ -33,8 +33,12 @@ const QUIET_TURNS: u32 = 1;
 /// and without it a small send buffer stays full.
 const STRIDE: Duration = Duration::from_millis(50);
 
-/// Without a timer to move to, so long a silence is a hang.
-const SILENCE_LIMIT: Duration = Duration::from_millis(200);
+/// Without a timer to move to, so many patient waits in a row are a hang. Not a time: a machine may have other things to
+/// do than to run us.
+const SILENT_TURNS_LIMIT: u32 = 200;
+
+/// Another thread may take longer, and does not know of the moved clock.
+const WORK_LIMIT: Duration = Duration::from_secs(20);
 
 /// So much time on the moved clock is a hang, too.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -187,10 +191,16 @@ impl Stage {
                 continue;
             }
             quiet += 1;
+            if !self.reactor.net.jobs.is_empty() {
+                if last_move.elapsed() > WORK_LIMIT {
+                    return Err(wrong(format!("hangs for want of a worker: {what}")));
+                }
+                continue;
+            }
             match self.reactor.next_turn_in() {
                 Some(Duration::ZERO) => fruitless += 1,
                 Some(left) if quiet > QUIET_TURNS => fault::advance(left.min(STRIDE)),
-                None if last_move.elapsed() > SILENCE_LIMIT => return Err(wrong(format!("hangs: {what}"))),
+                None if quiet > SILENT_TURNS_LIMIT => return Err(wrong(format!("hangs: {what}"))),
                 _ => {}
             }
             if fruitless > FRUITLESS_LIMIT {
