@@ -42,6 +42,10 @@ pub struct Cell {
 pub struct SideResult {
     pub side: String,
     pub rounds: Vec<Sample>,
+    /// Why a round is missing: a wrong byte, fewer connections served than asked for, a server that died. The figures
+    /// of a side that has failed are not to be trusted, nor to be shown as a row like others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// One round of one side.

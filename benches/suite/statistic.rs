@@ -1,0 +1,1 @@
+//! Statistic: placeholder until its file is here.
