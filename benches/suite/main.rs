@@ -29,6 +29,7 @@ mod machine;
 mod memory;
 mod namespace;
 mod plan;
+mod process;
 mod report;
 mod result;
 #[path = "../rivals/mod.rs"]
@@ -39,23 +40,66 @@ mod timers;
 mod wakeups;
 
 use clap::{Parser, Subcommand};
+use driver::{Driver, minutes};
+use plan::{Alone, Job, Room, Scale, Work, plan};
+use result::{Cell, Machine, Run};
+use server::{Cores, Side};
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
+/// Measure Plimsoll beside tokio, mio and a bare epoll loop, and make a report of it.
 #[derive(Parser)]
 #[command(name = "suite", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
 
+    #[command(flatten)]
+    choice: Choice,
+
     /// What cargo says to the programs that it runs as benchmarks.
     #[arg(long, hide = true, global = true)]
     bench: bool,
 }
 
+#[derive(clap::Args)]
+struct Choice {
+    /// A first look, in three minutes instead of thirty.
+    #[arg(long, conflicts_with = "smoke")]
+    quick: bool,
+
+    /// Only that everything works: seconds, and figures that mean nothing.
+    #[arg(long)]
+    smoke: bool,
+
+    /// Only these scenarios, or parts of them: ping-pong,relay/bulk
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<String>,
+
+    /// A server of your own, an echo: NAME='COMMAND {port}'. It listens on 127.0.0.1 at that port.
+    #[arg(long = "server", value_name = "NAME=COMMAND")]
+    servers: Vec<Side>,
+
+    /// Where the report goes [default: target/bench-report]
+    #[arg(long, value_name = "DIRECTORY")]
+    out: Option<PathBuf>,
+
+    /// Rounds of every cell, instead of what its scenario has.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: Option<u64>,
+
+    /// Print what would be measured, and how long it takes.
+    #[arg(long)]
+    list: bool,
+}
+
 #[derive(Subcommand)]
 enum Command {
+    /// Make the report of a run anew, from its raw.json.
+    Report { raw: PathBuf },
     /// Be a server, until told to end.
     #[command(hide = true)]
     Serve {
@@ -70,12 +114,28 @@ enum Command {
         #[command(subcommand)]
         kind: load::Kind,
     },
-    /// Make the report of a run anew from its raw.json.
-    Report { raw: PathBuf },
+    /// Measure what needs neither.
+    #[command(hide = true)]
+    Alone { which: Alone, scale: Scale },
+    /// Become a program that is pinned and dies with the driver.
+    #[command(hide = true)]
+    Child {
+        #[arg(long)]
+        parent: i32,
+        #[arg(long, value_delimiter = ',')]
+        cores: Vec<usize>,
+        #[arg(last = true)]
+        program: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        None => drive(arguments.choice),
+        Some(command) => play(command),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("suite: {e}");
@@ -84,17 +144,156 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> io::Result<()> {
-    match arguments.command {
-        Some(Command::Serve { side, role, options }) => rivals::serve(&side, role, options),
-        Some(Command::Load { kind }) => {
-            println!("{}", serde_json::to_string(&load::run(kind)?)?);
-            Ok(())
+/// The parts that the driver gives to others.
+fn play(command: Command) -> io::Result<()> {
+    match command {
+        Command::Report { raw } => {
+            let run: Run = serde_json::from_slice(&fs::read(&raw)?)?;
+            let out = raw.parent().unwrap_or(Path::new("."));
+            report::write(&run, out)?;
+            println!("{}", out.join("report.md").display());
         }
-        Some(Command::Report { raw }) => {
-            let run: result::Run = serde_json::from_slice(&std::fs::read(&raw)?)?;
-            report::write(&run, raw.parent().unwrap_or(".".as_ref()))
+        Command::Serve { side, role, options } => rivals::serve(&side, role, options)?,
+        Command::Load { kind } => println!("{}", serde_json::to_string(&load::run(kind)?)?),
+        Command::Alone { which, scale } => {
+            let cells: Vec<Cell> = match which {
+                Alone::Timers => timers::measure(scale),
+                Alone::WakeUps => wakeups::measure(scale),
+            };
+            println!("{}", serde_json::to_string(&cells)?);
         }
-        None => Ok(()),
+        Command::Child { parent, cores, program } => return Err(process::become_child(parent, &cores, &program)),
     }
+    Ok(())
+}
+
+// ── The driver's part ────────────────────────────────────────────────────────────────────────────────────────────
+
+fn drive(choice: Choice) -> io::Result<()> {
+    let start = Instant::now();
+    let scale = match (choice.smoke, choice.quick) {
+        (true, _) => Scale::Smoke,
+        (_, true) => Scale::Quick,
+        _ => Scale::Full,
+    };
+    let room = Room { descriptors: machine::raise_descriptor_limit()?, memory_bytes: machine::memory_bytes() };
+    let (all, mut warnings) = plan(scale, room);
+    let seconds = all.iter().map(|job| job.seconds(0)).sum::<f64>();
+    if seconds > scale.limit_seconds() {
+        let limit = minutes(scale.limit_seconds());
+        return Err(io::Error::other(format!(
+            "the {} run takes {}, which is over {limit}",
+            scale.name(),
+            minutes(seconds)
+        )));
+    }
+    let mut jobs = chosen(all, &choice.only)?;
+    if let Some(rounds) = choice.rounds {
+        jobs.iter_mut().for_each(|job| job.rounds = rounds as usize);
+    }
+    leave_out_what_lacks_a_tool(&mut jobs, &mut warnings);
+    if choice.list {
+        list(&jobs, choice.servers.len());
+        return Ok(());
+    }
+
+    let (cores, machine) = settle_down(room, &mut warnings)?;
+    let out = choice.out.map_or_else(default_out, Ok)?;
+    fs::create_dir_all(&out)?;
+    warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
+    let mut run = Run {
+        machine,
+        command: command_line(),
+        started: machine::now(),
+        seconds: 0.0,
+        scale: scale.name().to_owned(),
+        warnings,
+        cells: Vec::new(),
+    };
+    let driver = Driver { scale, cores, servers: choice.servers };
+    let raw = out.join("raw.json");
+    let mut kept = Ok(());
+    let cells = driver.run(&jobs, |cells| {
+        run.seconds = start.elapsed().as_secs_f64();
+        run.cells = cells.to_vec();
+        kept = keep(&run, &raw);
+    });
+    kept?;
+    run.cells = cells;
+    report::write(&run, &out)?;
+    eprintln!("{} in {}; {}", out.join("report.md").display(), minutes(run.seconds), out.join("index.html").display());
+    let failed: usize = run.cells.iter().flat_map(|cell| &cell.sides).filter(|side| side.error.is_some()).count();
+    if failed > 0 { Err(io::Error::other(format!("{failed} measurements FAILED, see above"))) } else { Ok(()) }
+}
+
+fn chosen(jobs: Vec<Job>, only: &[String]) -> io::Result<Vec<Job>> {
+    if let Some(unknown) = only.iter().find(|name| !jobs.iter().any(|job| job.is(name))) {
+        let mut known: Vec<&str> = jobs.iter().map(|job| job.scenario).collect();
+        known.dedup();
+        return Err(io::Error::other(format!("there is no {unknown:?} here, but: {}", known.join(" "))));
+    }
+    let wanted = |job: &Job| only.is_empty() || only.iter().any(|name| job.is(name));
+    Ok(jobs.into_iter().filter(wanted).collect())
+}
+
+fn leave_out_what_lacks_a_tool(jobs: &mut Vec<Job>, warnings: &mut Vec<String>) {
+    for program in ["valgrind", "strace"] {
+        let needs = |job: &Job| matches!(&job.work, Work::Count(count) if count.tool.program() == program);
+        if jobs.iter().any(needs) && !machine::has(program) {
+            warnings.push(format!("there is no {program} on this machine: what is counted with it is left out"));
+            jobs.retain(|job| !needs(job));
+        }
+    }
+}
+
+fn list(jobs: &[Job], servers: usize) {
+    for job in jobs {
+        let own = if job.open { servers } else { 0 };
+        println!(
+            "{:>6.1} s  {:<64} {} sides × {}",
+            job.seconds(servers),
+            job.title(),
+            job.sides.len() + own,
+            job.rounds
+        );
+    }
+    println!("{:>8}  in all", minutes(jobs.iter().map(|job| job.seconds(servers)).sum()));
+}
+
+/// A network of our own, and a processor for the servers and one for their peers. The driver is asleep nearly always,
+/// and where it is not, it is in the way of the peers and not of the servers.
+fn settle_down(room: Room, warnings: &mut Vec<String>) -> io::Result<(Cores, Machine)> {
+    let (namespace, complaints) = namespace::enter();
+    warnings.extend(complaints);
+    let allowed = machine::cores()?;
+    let mut machine = Machine { namespace, ..machine::describe(&allowed, room.descriptors) };
+    let mut cores = Cores::default();
+    if let [server, load, ..] = allowed[..] {
+        cores = Cores { server: vec![server], load: vec![load] };
+        process::pin(&[load])?;
+        (machine.server_core, machine.load_core) = (Some(server as u32), Some(load as u32));
+    } else {
+        warnings.push("there is one processor for servers and load alike: they measure each other".to_owned());
+    }
+    Ok((cores, machine))
+}
+
+fn keep(run: &Run, raw: &Path) -> io::Result<()> {
+    fs::write(raw, serde_json::to_vec_pretty(run)?)
+}
+
+/// Beside the program, which cargo has put into `target/release/deps`.
+fn default_out() -> io::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().nth(3).unwrap_or(Path::new("target"));
+    Ok(target.join("bench-report"))
+}
+
+/// As it would be typed.
+fn command_line() -> String {
+    let mut line = "cargo bench --".to_owned();
+    for word in std::env::args().skip(1).filter(|word| word != "--bench") {
+        line += &if word.contains([' ', '{']) { format!(" '{word}'") } else { format!(" {word}") };
+    }
+    line.trim_end_matches(" --").to_owned()
 }
