@@ -147,6 +147,7 @@ const TCP_SHARE: u64 = 16;
 /// A buffer larger than the messages changes nothing but memory, so it is swept where messages are large.
 const SMALL_ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-16k", "mio", "floor"];
 const ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-8k", "tokio-16k", "tokio-64k", "mio", "floor"];
+const LARGE_ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-64k", "mio", "floor"];
 const ONE_OF_EACH: &[&str] = &["plimsoll", "tokio-16k", "mio", "floor"];
 /// For these a round trip is all, so a server may burn its processor for it.
 const SPINNERS: &[&str] = &["plimsoll", "plimsoll-spin", "tokio-16k", "mio", "floor", "floor-spin"];
@@ -188,6 +189,9 @@ impl Planner {
         let sizes: &[u64] = self.scale.pick(&[64, 65_536], &[64, 65_536], &[64, 1024, 16_384, 65_536]);
         let counts: &[u64] = self.scale.pick(&[10], &[1, 100, 1000], &[1, 10, 100, 1000, 10_000]);
         for (size, connections) in sizes.iter().flat_map(|size| counts.iter().map(move |count| (*size, *count))) {
+            if self.scale == Scale::Quick && size > 64 && connections != 100 {
+                continue;
+            }
             let Some(connections) = self.fit("ping-pong", connections, 1) else { continue };
             if 2 * size * connections > self.room.memory_bytes / TCP_SHARE {
                 self.warnings
@@ -197,7 +201,12 @@ impl Planner {
             // Each connection has its turn twice, at least.
             let turns = 2.0 * connections as f64 * (10e-6 + size as f64 * 1e-9);
             let window = self.window(0.35, turns);
-            let sides = if size > 8192 { ECHOES } else { SMALL_ECHOES };
+            let sides = match (size, connections) {
+                (..=8192, _) => SMALL_ECHOES,
+                (_, ..=1000) => ECHOES,
+                // A round takes seconds, and which buffer is the best is known by then.
+                _ => LARGE_ECHOES,
+            };
             self.jobs.push(Job {
                 parameters: named(&[("size_bytes", size), ("connections", connections)]),
                 sides: self.scale.pick(ECHOES, ONE_OF_EACH, sides).to_vec(),
@@ -207,7 +216,7 @@ impl Planner {
                     Role::Echo,
                     &format!("echo --connections {connections} --size {size} {}", window.arguments()),
                 ),
-                round_seconds: window.round(connections) + window.warm_up.max(turns / 4.0),
+                round_seconds: window.round(connections),
                 ..job("ping-pong", "")
             });
         }
@@ -303,7 +312,7 @@ impl Planner {
     }
 
     fn fan_out(&mut self) {
-        let counts: &[u64] = self.scale.pick(&[50], &[100, 1000], &[10, 100, 1000, 5000]);
+        let counts: &[u64] = self.scale.pick(&[50], &[1000], &[10, 100, 1000, 5000]);
         let bursts: &[u64] = self.scale.pick(&[16], &[1, 16], &[1, 16]);
         let variants: &[(&str, &str)] = self.scale.pick(
             &[("", ""), ("sleeper", "--sleeper")],
@@ -517,7 +526,7 @@ impl Planner {
     /// What needs no peers.
     fn alone(&mut self) {
         for (scenario, which) in [("timers", Alone::Timers), ("wake-ups", Alone::WakeUps)] {
-            let round_seconds = self.scale.pick(1.0, 8.0, 50.0);
+            let round_seconds = self.scale.pick(1.0, 5.0, 40.0);
             self.jobs.push(Job { work: Work::Alone(which), round_seconds, ..job(scenario, "") });
         }
     }
@@ -539,8 +548,8 @@ impl Planner {
 
     /// `full` seconds in a full run, but no less than `least` in one that measures.
     fn window(&self, full: f64, least: f64) -> Window {
-        let seconds = self.scale.pick(0.05, full.min(0.4).max(least), full.max(least));
-        Window { warm_up: self.scale.pick(0.02, 0.1, 0.1), seconds }
+        let seconds = self.scale.pick(0.05, full.min(0.25).max(least), full.max(least));
+        Window { warm_up: self.scale.pick(0.02, least.max(0.4) / 4.0, least.max(0.4) / 4.0), seconds }
     }
 }
 
