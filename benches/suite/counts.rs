@@ -12,6 +12,7 @@
 //!
 //! epoll_wait is not counted: however many events it brings share it, and how many that are is a matter of timing.
 
+use crate::process::own_path;
 use crate::result::Sample;
 use crate::rivals::Role;
 use crate::server::{Cores, Side, serve_once};
@@ -133,9 +134,12 @@ struct Paper(PathBuf);
 
 impl Paper {
     fn new() -> io::Result<Paper> {
-        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        fs::create_dir_all(&directory)?;
-        Ok(Paper(directory.join(format!("counts.{}", std::process::id()))))
+        let path = own_path("counts");
+        // What a run before has left there is not to be taken for this one's.
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(Paper(path)),
+        }
     }
 
     /// What stands there when it is all there.

@@ -149,7 +149,7 @@ const SMALL_ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-16k", "mio"
 const ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-8k", "tokio-16k", "tokio-64k", "mio", "floor"];
 const LARGE_ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-64k", "mio", "floor"];
 const ONE_OF_EACH: &[&str] = &["plimsoll", "tokio-16k", "mio", "floor"];
-/// For these a round trip is all, so a server may burn its processor for it.
+/// Where a round trip is all, a server may burn its processor for it.
 const SPINNERS: &[&str] = &["plimsoll", "plimsoll-spin", "tokio-16k", "mio", "floor", "floor-spin"];
 const FRAMERS: &[&str] = &["plimsoll", "tokio-16k", "tokio-buffered", "mio", "floor", "floor-gathered"];
 const RELAYS: &[&str] = &["plimsoll", "tokio-8k", "tokio-16k", "tokio-64k", "mio", "floor"];

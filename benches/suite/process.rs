@@ -16,9 +16,11 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getppid};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -30,12 +32,14 @@ const ENDING: Duration = Duration::from_secs(15);
 const GLANCE: Duration = Duration::from_millis(1);
 
 /// How much of what a program says on its way out is kept.
-const COMPLAINT_MAX_BYTES: usize = 4096;
+const COMPLAINT_MAX_BYTES: u64 = 4096;
 
 /// A program that runs.
 pub struct Process {
     name: String,
     child: Child,
+    /// A file without a name: a pipe would hold it up if it had much to say and nobody read.
+    stderr: File,
     /// Read from its stdout and not yet taken.
     said: Vec<u8>,
     /// Once it was waited for. Its number may be another's from then on.
@@ -60,9 +64,10 @@ impl Process {
             command.args(["--cores", &cores.join(",")]);
         }
         command.arg("--").args(program);
-        command.process_group(0).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let stderr = nameless_file()?;
+        command.process_group(0).stdin(Stdio::piped()).stderr(stderr.try_clone()?);
         command.stdout(if stdout == Stdout::Heard { Stdio::piped() } else { Stdio::null() });
-        Ok(Process { name: name.to_owned(), child: command.spawn()?, said: Vec::new(), status: None })
+        Ok(Process { name: name.to_owned(), child: command.spawn()?, stderr, said: Vec::new(), status: None })
     }
 
     /// Tells it to end, and sees that it does so as it was told.
@@ -180,18 +185,13 @@ impl Process {
         }
     }
 
-    /// What stands in its stderr now. Not up to its end: what it has started may hold that open.
+    /// The end of what stands in its stderr by now.
     fn complaint(&mut self) -> String {
-        let Some(stderr) = &mut self.child.stderr else { return String::new() };
         let mut complaint = Vec::new();
-        let mut chunk = [0; 1024];
-        while complaint.len() < COMPLAINT_MAX_BYTES && matches!(readable(stderr, Duration::ZERO), Ok(true)) {
-            match stderr.read(&mut chunk) {
-                Ok(n) if n > 0 => complaint.extend_from_slice(&chunk[..n]),
-                _ => break,
-            }
-        }
-        String::from_utf8_lossy(&complaint).trim().to_owned()
+        let len = self.stderr.metadata().map_or(0, |it| it.len());
+        let start = SeekFrom::Start(len.saturating_sub(COMPLAINT_MAX_BYTES));
+        let read = self.stderr.seek(start).and_then(|_| self.stderr.read_to_end(&mut complaint));
+        read.map_or(String::new(), |_| String::from_utf8_lossy(&complaint).trim().to_owned())
     }
 }
 
@@ -210,11 +210,25 @@ impl Drop for Process {
 /// Whether there is something to read, or the end, in time.
 fn readable(stream: &impl AsFd, patience: Duration) -> io::Result<bool> {
     let patience = PollTimeout::try_from(patience).map_err(io::Error::other)?;
-    match poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], patience) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::EINTR) => Ok(false),
-        Err(e) => Err(e.into()),
+    loop {
+        match poll(&mut [PollFd::new(stream.as_fd(), PollFlags::POLLIN)], patience) {
+            Err(Errno::EINTR) => continue,
+            ready => return Ok(ready? > 0),
+        }
     }
+}
+
+/// A file to write to, of which nothing is left when its last descriptor is closed.
+fn nameless_file() -> io::Result<File> {
+    let path = own_path("stderr");
+    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
+}
+
+/// A path that no other run of the suite uses at the same time.
+pub fn own_path(what: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("suite.{}.{what}", std::process::id()))
 }
 
 /// Becomes a program that is pinned and that dies with the driver. Returns only if it cannot.
