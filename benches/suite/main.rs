@@ -34,6 +34,7 @@ mod report;
 mod result;
 #[path = "../rivals/mod.rs"]
 mod rivals;
+mod scenarios;
 mod server;
 mod statistic;
 mod timers;
