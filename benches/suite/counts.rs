@@ -6,46 +6,122 @@
 //!   load ──► server under a tool, long run   ─► n₂ ┘
 //! ```
 //!
-//! Instructions in user space are callgrind's, system calls strace's. Whatever both runs do once, such as to start, to
-//! accept and to end, cancels out. The load works by number and not by the clock here, so the long run
-//! is the short one and more of the same.
+//! Instructions in user space are callgrind's. System calls are counted by perf at the kernel's tracepoints, where that is
+//! allowed, since it slows nobody; else by strace. Whatever both runs do once, such as to start, to accept and to end,
+//! cancels out. The load works by number and not by the clock here, so the long run is the short one and more of the
+//! same.
 //!
 //! epoll_wait is not counted: however many events it brings share it, and how many that are is a matter of timing.
 
+use crate::machine;
 use crate::process::own_path;
 use crate::result::Sample;
 use crate::rivals::Role;
-use crate::server::{Cores, Side, serve_once};
+use crate::server::{Cores, Side, serve_once, this_program};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How long one run may take. Under valgrind everything is fifty times slower.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How long strace may take to write its table when the server has ended.
+/// How long a tool may take to write its table when the server has ended.
 const TABLE: Duration = Duration::from_secs(15);
 
-/// What is counted, and with what.
+/// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
     /// Instructions in user space.
-    Callgrind,
+    Instructions,
     /// System calls but for epoll_wait.
-    Strace,
+    Calls,
     /// System calls that send.
-    StraceOfWrites,
+    Writes,
 }
 
+const WAITS: &[&str] = &["epoll_wait", "epoll_pwait", "epoll_pwait2"];
+
+const WRITES: &[&str] = &["write", "writev", "sendto", "sendmsg", "sendmmsg"];
+
 impl Tool {
-    pub fn program(self) -> &'static str {
+    /// What has to be installed, if it is not.
+    pub fn missing(self) -> Option<&'static str> {
         match self {
-            Tool::Callgrind => "valgrind",
-            Tool::Strace | Tool::StraceOfWrites => "strace",
+            Tool::Instructions => (!machine::has("valgrind")).then_some("valgrind"),
+            Tool::Calls | Tool::Writes => (!*PERF_MAY_COUNT && !machine::has("strace")).then_some("strace"),
         }
     }
+
+    /// What is put before a program, so that it is counted and the count stands in `path`.
+    fn command(self, path: &str) -> io::Result<Vec<String>> {
+        let command = match self {
+            Tool::Instructions => format!("valgrind --quiet --tool=callgrind --callgrind-out-file={path}"),
+            // With -D the server is our child and strace is not, so it is the server that is told to end.
+            _ if !*PERF_MAY_COUNT => format!("strace -D -f -c -o {path}"),
+            Tool::Calls => format!("perf stat -x, -o {path} -e raw_syscalls:sys_enter,{} --", tracepoints(WAITS)),
+            Tool::Writes => format!("perf stat -x, -o {path} -e {} --", tracepoints(WRITES)),
+        };
+        let mut command = words(&command);
+        if command[0] == "perf" {
+            // It is perf that dies with us, and the server is to die with perf.
+            command.extend([this_program()?, "child".to_owned(), "--".to_owned()]);
+        }
+        Ok(command)
+    }
+
+    /// The count that stands in a text, when it is all there.
+    fn count(self, text: &str) -> Option<u64> {
+        match self {
+            Tool::Instructions => text.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok(),
+            Tool::Calls if *PERF_MAY_COUNT => {
+                let all = events(text, &["sys_enter"])?;
+                Some(all - events(text, WAITS)?)
+            }
+            Tool::Writes if *PERF_MAY_COUNT => events(text, WRITES),
+            Tool::Calls => rows(text, |name| !WAITS.contains(&name)),
+            Tool::Writes => rows(text, |name| WRITES.contains(&name)),
+        }
+    }
+}
+
+/// Tracepoints are for root, or for those whom root allows it.
+static PERF_MAY_COUNT: LazyLock<bool> = LazyLock::new(|| {
+    let tried = Command::new("perf").args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "true"]).output();
+    tried.is_ok_and(|it| it.status.success() && events(&String::from_utf8_lossy(&it.stderr), &["sys_enter"]) > Some(0))
+});
+
+fn tracepoints(calls: &[&str]) -> String {
+    calls.iter().map(|call| format!("syscalls:sys_enter_{call}")).collect::<Vec<_>>().join(",")
+}
+
+/// perf's lines: `count,,event,…`.
+fn events(text: &str, wanted: &[&str]) -> Option<u64> {
+    let count = |wanted: &&str| {
+        let ours = |event: &str| {
+            event.rsplit_once(':').is_some_and(|(_, name)| name.trim_start_matches("sys_enter_") == *wanted)
+        };
+        text.lines().find_map(|line| {
+            let columns: Vec<&str> = line.split(',').collect();
+            columns.get(2).filter(|event| ours(event))?;
+            columns[0].parse::<u64>().ok()
+        })
+    };
+    wanted.iter().map(count).sum()
+}
+
+/// strace's table has `% time, seconds, usecs/call, calls, errors (or nothing), syscall`, and the total at its end.
+fn rows(table: &str, wanted: impl Fn(&str) -> bool) -> Option<u64> {
+    let rows = table.lines().filter_map(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let name = *columns.last()?;
+        let count = columns.get(3)?.parse::<u64>().ok()?;
+        (name != "total" && wanted(name)).then_some(count)
+    });
+    table.lines().any(|line| line.ends_with(" total")).then(|| rows.sum())
 }
 
 /// A figure by counting.
@@ -79,54 +155,18 @@ impl Count {
     fn run(&self, side: &Side, length: u64, cores: &Cores) -> io::Result<(u64, Sample)> {
         let paper = Paper::new()?;
         let path = paper.0.to_string_lossy();
-        let tool = match self.tool {
-            Tool::Callgrind => format!("valgrind --quiet --tool=callgrind --callgrind-out-file={path}"),
-            // With -D the server is our child and strace is not, so it is the server that is told to end.
-            Tool::Strace | Tool::StraceOfWrites => format!("strace -D -f -c -o {path}"),
-        };
+        let tool = self.tool.command(&path)?;
         let (option, ..) = self.lengths;
         let load = words(&format!("{} {option} {length}", self.load));
-        let sample = serve_once(side, self.role, &load, &words(&tool), cores, PATIENCE)?;
-        let count = match self.tool {
-            Tool::Callgrind => instructions(&paper.complete(|text| text.contains("\ntotals: "))?),
-            Tool::Strace => calls(&paper.complete(has_total)?, |name| !is_wait(name)),
-            Tool::StraceOfWrites => calls(&paper.complete(has_total)?, is_write),
-        };
-        Ok((count.ok_or_else(|| io::Error::other(format!("{} counted nothing", self.tool.program())))?, sample))
+        let sample = serve_once(side, self.role, &load, &tool, cores, PATIENCE)?;
+        Ok((paper.count(self.tool)?, sample))
     }
 }
 
 impl Default for Count {
     fn default() -> Count {
-        Count { tool: Tool::Strace, role: Role::Echo, figure: "", load: "", lengths: ("", 0, 1), items: 1 }
+        Count { tool: Tool::Calls, role: Role::Echo, figure: "", load: "", lengths: ("", 0, 1), items: 1 }
     }
-}
-
-fn instructions(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix("totals: "))?.trim().parse().ok()
-}
-
-/// The table has `% time, seconds, usecs/call, calls, errors (or nothing), syscall`.
-fn calls(table: &str, wanted: impl Fn(&str) -> bool) -> Option<u64> {
-    let rows = table.lines().filter_map(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        let name = *columns.last()?;
-        let count = columns.get(3)?.parse::<u64>().ok()?;
-        (name != "total" && wanted(name)).then_some(count)
-    });
-    has_total(table).then(|| rows.sum())
-}
-
-fn has_total(table: &str) -> bool {
-    table.lines().any(|line| line.ends_with(" total"))
-}
-
-fn is_wait(name: &str) -> bool {
-    matches!(name, "epoll_wait" | "epoll_pwait" | "epoll_pwait2")
-}
-
-fn is_write(name: &str) -> bool {
-    matches!(name, "write" | "writev" | "sendto" | "sendmsg" | "sendmmsg")
 }
 
 /// Where a tool writes what it has counted.
@@ -142,16 +182,15 @@ impl Paper {
         }
     }
 
-    /// What stands there when it is all there.
-    fn complete(&self, whole: impl Fn(&str) -> bool) -> io::Result<String> {
+    fn count(&self, tool: Tool) -> io::Result<u64> {
         let deadline = Instant::now() + TABLE;
         loop {
             let text = fs::read_to_string(&self.0).unwrap_or_default();
-            if whole(&text) {
-                return Ok(text);
+            if let Some(count) = tool.count(&text) {
+                return Ok(count);
             }
             if Instant::now() > deadline {
-                return Err(io::Error::other("what was counted was not written down"));
+                return Err(io::Error::other(format!("{tool:?} were not counted: {}", text.trim())));
             }
             sleep(Duration::from_millis(5));
         }

@@ -122,7 +122,7 @@ enum Command {
     #[command(hide = true)]
     Child {
         #[arg(long)]
-        parent: i32,
+        parent: Option<i32>,
         #[arg(long, value_delimiter = ',')]
         cores: Vec<usize>,
         #[arg(last = true)]
@@ -240,13 +240,12 @@ fn chosen(jobs: Vec<Job>, only: &[String]) -> io::Result<Vec<Job>> {
 }
 
 fn leave_out_what_lacks_a_tool(jobs: &mut Vec<Job>, warnings: &mut Vec<String>) {
-    for program in ["valgrind", "strace"] {
-        let needs = |job: &Job| matches!(&job.work, Work::Count(count) if count.tool.program() == program);
-        if jobs.iter().any(needs) && !machine::has(program) {
-            warnings.push(format!("there is no {program} on this machine: what is counted with it is left out"));
-            jobs.retain(|job| !needs(job));
-        }
-    }
+    jobs.retain(|job| {
+        let Work::Count(count) = &job.work else { return true };
+        let Some(program) = count.tool.missing() else { return true };
+        warnings.push(format!("{}: left out, there is no {program} on this machine", job.title()));
+        false
+    });
 }
 
 fn list(jobs: &[Job], servers: usize) {

@@ -232,11 +232,11 @@ pub fn own_path(what: &str) -> PathBuf {
 }
 
 /// Becomes a program that is pinned and that dies with the driver. Returns only if it cannot.
-pub fn become_child(parent: i32, cores: &[usize], program: &[String]) -> io::Error {
+pub fn become_child(parent: Option<i32>, cores: &[usize], program: &[String]) -> io::Error {
     let prepared = (|| {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         // It may have died before we asked.
-        if getppid().as_raw() != parent {
+        if parent.is_some_and(|parent| getppid().as_raw() != parent) {
             return Err(Errno::ESRCH);
         }
         if cores.is_empty() { Ok(()) } else { pin(cores) }

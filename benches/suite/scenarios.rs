@@ -243,7 +243,7 @@ impl Planner {
 
     fn instructions(&mut self) {
         let (long, seconds) = self.scale.pick((0, 0.0), (300, 3.5), (1100, 5.0));
-        let tool = Tool::Callgrind;
+        let tool = Tool::Instructions;
         self.count(
             "message",
             COUNTED_ECHOES,
@@ -344,7 +344,7 @@ impl Planner {
             &[("size_bytes", 64), ("subscribers", 100), ("burst", 16)],
             2.0,
             Count {
-                tool: Tool::StraceOfWrites,
+                tool: Tool::Writes,
                 role: Role::FanOut,
                 figure: "writes_per_delivery",
                 load: "fan-out --subscribers 100 --size 64 --burst 16",
