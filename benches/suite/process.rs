@@ -42,6 +42,8 @@ pub struct Process {
     stderr: File,
     /// Read from its stdout and not yet taken.
     said: Vec<u8>,
+    /// Who is to be told to end, where that is another: a tool may stay outside of what it runs.
+    inner: Option<Pid>,
     /// Once it was waited for. Its number may be another's from then on.
     status: Option<ExitStatus>,
 }
@@ -67,13 +69,27 @@ impl Process {
         let stderr = nameless_file()?;
         command.process_group(0).stdin(Stdio::piped()).stderr(stderr.try_clone()?);
         command.stdout(if stdout == Stdout::Heard { Stdio::piped() } else { Stdio::null() });
-        Ok(Process { name: name.to_owned(), child: command.spawn()?, stderr, said: Vec::new(), status: None })
+        Ok(Process {
+            name: name.to_owned(),
+            child: command.spawn()?,
+            stderr,
+            said: Vec::new(),
+            inner: None,
+            status: None,
+        })
+    }
+
+    /// What it is, is a tool. If that has started the program and not become it, it is the program that is told to end.
+    pub fn look_inside(&mut self) {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        self.inner = children.split_whitespace().next().and_then(|child| child.parse().ok()).map(Pid::from_raw);
     }
 
     /// Tells it to end, and sees that it does so as it was told.
     pub fn stop(mut self) -> io::Result<()> {
         if self.glance()?.is_none() {
-            kill(self.group(), Signal::SIGTERM)?;
+            kill(self.inner.unwrap_or(self.group()), Signal::SIGTERM)?;
         }
         let status = self.wait(ENDING)?;
         // SIGTERM is how those end who do not listen to it.

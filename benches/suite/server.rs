@@ -104,6 +104,9 @@ impl Server {
         }
         let mut process = Process::start(name, &cores.server, Stdout::Heard, &program)?;
         let line = process.line(STARTING)?;
+        if !tool.is_empty() {
+            process.look_inside();
+        }
         let port = line.strip_prefix("listening on ").and_then(|address| address.parse::<SocketAddr>().ok());
         match port {
             Some(address) => Ok(Server { process, port: address.port() }),
