@@ -40,11 +40,10 @@ const LAST_PROBE: u64 = u64::MAX;
 /// For the sleeper, when it has woken up. The last probe may have had room where a frame had none.
 const WAKE_PROBE: u64 = u64::MAX - 1;
 
-/// What the sleeper is filled with, 8 MiB: more than any bound of a server here, in bytes (1 MiB) or in messages, and
-/// than its kernel buffers.
-const FILL_FRAMES: usize = 2048;
+/// What the sleeper is filled with, 8 MiB: more than any bound of a server here, be it of bytes (1 MiB) or of messages
+/// (1024), and than its kernel buffers. They are published one by one, since some bounds count what was read at once.
+const FILL_FRAMES: u64 = 2048;
 const FILL_FRAME_BYTES: usize = 4096;
-const FILL_BURST: usize = 8;
 
 /// The least that the kernel gives; and a segment so short that the server's side of it stays at some tens of KiB,
 /// since the kernel sizes a send buffer by segments.
@@ -224,13 +223,12 @@ impl FanOut {
     /// Fills what there is toward the sleeper, at the pace of the one who reads.
     fn fill(&mut self) -> io::Result<()> {
         let pattern = Pattern::frames(FILL_FRAME_BYTES);
-        let len = FILL_FRAME_BYTES * FILL_BURST;
         self.watch()?;
-        for burst in 0..(FILL_FRAMES / FILL_BURST) as u64 {
-            let position = burst * len as u64;
-            self.burst(pattern.at(position, len))?;
-            self.deliver(position, position + len as u64, &pattern)?;
-            self.published += FILL_BURST as u64;
+        for frame in 0..FILL_FRAMES {
+            let position = frame * FILL_FRAME_BYTES as u64;
+            self.burst(pattern.at(position, FILL_FRAME_BYTES))?;
+            self.deliver(position, position + FILL_FRAME_BYTES as u64, &pattern)?;
+            self.published += 1;
         }
         Ok(())
     }

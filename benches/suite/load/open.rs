@@ -29,8 +29,9 @@ use super::window::{Clock, Latencies, Phase, Processor, Window};
 use std::io;
 use std::time::Duration;
 
-/// Messages that are sent before the next look at what has come: some tens of microseconds of work.
-const SENDS_A_TURN: usize = 16;
+/// Messages that may become due between two looks at what has come. Those of one connection are written together, so
+/// that a loop that is behind does not fall back further.
+const DUE_A_TURN: usize = 256;
 
 /// The least that unanswered messages are waited for when the window has closed.
 const GRACE: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ impl Schedule {
     /// were due in it that had not been answered when it closed.
     ///
     /// # Errors
-    /// A connection that has had no answer at all, and what is wrong with bytes.
+    /// A connection that had no answer while the window was open and none after it, and what is wrong with bytes.
     pub fn run(self, peers: Vec<Peer>, pattern: &Pattern) -> io::Result<(Outcome, Window, u64)> {
         let mut course = Course::new(self, peers, pattern)?;
         let Schedule { warm_up, length, processor, .. } = course.schedule;
@@ -68,7 +69,7 @@ impl Schedule {
                 _ => {}
             }
         }
-        let (messages, behind) = (course.messages, course.next - course.answered);
+        let (messages, behind) = (course.messages, course.total - course.answered);
         let starved = course.starved();
         course.wait_for_the_rest(length.max(GRACE))?;
         Ok((Outcome { messages, latencies: course.latencies, starved }, window, behind))
@@ -136,18 +137,22 @@ impl<'a> Course<'a> {
         })
     }
 
-    /// Sends what has become due, at least as far as there is time before the next look at the answers.
+    /// Sends what has become due.
     fn send_due(&mut self) -> io::Result<()> {
-        for _ in 0..SENDS_A_TURN {
-            if self.next == self.total || self.due_at(self.next) > self.clock.now() {
-                break;
-            }
-            let tag = (self.next % self.flows.len() as u64) as usize;
-            self.next += 1;
-            self.flows[tag].due += 1;
-            self.send(tag)?;
+        let now = self.clock.now();
+        let first = self.next;
+        let end = self.total.min(first + DUE_A_TURN as u64);
+        while self.next < end && self.due_at(self.next) <= now {
+            self.mark_due();
         }
-        Ok(())
+        // A connection that is in it twice has nothing left to send the second time.
+        (first..self.next).try_for_each(|message| self.send((message % self.flows.len() as u64) as usize))
+    }
+
+    fn mark_due(&mut self) {
+        let connections = self.flows.len() as u64;
+        self.flows[(self.next % connections) as usize].due += 1;
+        self.next += 1;
     }
 
     /// Writes what is due on a connection, as far as its bound allows.
@@ -195,18 +200,25 @@ impl<'a> Course<'a> {
         }
     }
 
+    /// Everything is due now; what is not answered in time is recorded as it stands.
     fn wait_for_the_rest(&mut self, at_most: Duration) -> io::Result<()> {
         let until = self.clock.now() + at_most.as_nanos() as u64;
-        while self.answered < self.next && self.clock.now() < until {
-            self.receive(Duration::from_millis(1))?;
+        while self.answered < self.total && self.clock.now() < until {
+            self.send_due()?;
+            self.receive(Duration::ZERO)?;
+        }
+        let unserved = |flow: &&Flow| flow.answered == flow.at_open && flow.due > flow.answered;
+        if let Some(flow) = self.flows.iter().find(unserved) {
+            let what = format!("{} connections are not served", self.flows.iter().filter(unserved).count());
+            return Err(flow.peer.about(io::Error::other(what)));
         }
         let now = self.clock.now();
+        while self.next < self.total {
+            self.mark_due();
+        }
         for tag in 0..self.flows.len() {
-            let flow = &self.flows[tag];
-            if flow.answered == 0 && flow.due > 0 {
-                return Err(flow.peer.about(io::Error::other("no message was answered")));
-            }
-            self.record(tag as u64, flow.answered..flow.due, now);
+            let unanswered = self.flows[tag].answered..self.flows[tag].due;
+            self.record(tag as u64, unanswered, now);
         }
         Ok(())
     }
