@@ -40,7 +40,8 @@ trait Server {
 fn run(epoll: &Epoll, mut server: impl Server) -> io::Result<()> {
     let listener = listener()?;
     let listener = listener.as_raw_fd();
-    epoll.add(listener, Epoll::INPUT)?;
+    epoll.add(listener, Epoll::PEERS)?;
+    let mut crowd = false;
     let mut events = [Event::NONE; EVENTS];
     loop {
         let mut accepts = false;
@@ -52,12 +53,16 @@ fn run(epoll: &Epoll, mut server: impl Server) -> io::Result<()> {
             }
         }
         // Last, so that no later event of this round can be taken for one of a newcomer with the same descriptor.
+        // One peer a round, which spares the call that says that nobody is left; all of them when they come in a crowd.
+        let came = accepts;
         while accepts {
             match sys::accept(listener)? {
                 Some(fd) => server.on_accept(fd)?,
-                None => accepts = false,
+                None => break,
             }
+            accepts = crowd;
         }
+        crowd = came;
     }
 }
 

@@ -81,7 +81,9 @@ impl Side {
                 // Everything before it has gone out, or it would not have been read.
                 Some(0) => {
                     self.ended = true;
-                    sys::shutdown_write(&other.peer.fd)?;
+                    if !other.ended {
+                        sys::shutdown_write(&other.peer.fd)?;
+                    }
                 }
                 Some(n) => other.peer.send(&buffer[..n])?,
             }

@@ -47,6 +47,8 @@ impl Event {
 }
 
 impl Epoll {
+    /// Level-triggered, for a listener.
+    pub const PEERS: i32 = EPOLLIN;
     pub const INPUT: i32 = EPOLLIN | EPOLLRDHUP | EPOLLET;
     pub const BOTH: i32 = Epoll::INPUT | EPOLLOUT;
 
@@ -85,19 +87,16 @@ impl Epoll {
     }
 }
 
-/// A connection that does not block and does not wait for more, or `None` when nobody waits.
+/// A connection that does not block, or `None` when nobody waits.
 pub fn accept(listener: RawFd) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: the address of the peer is not asked for; the descriptor is new.
-    let fd = unsafe {
-        let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        match checked(libc::accept4(listener, ptr::null_mut(), ptr::null_mut(), flags)) {
-            Ok(fd) => OwnedFd::from_raw_fd(fd),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
-            Err(e) => return Err(e),
-        }
-    };
-    set_nodelay(&fd)?;
-    Ok(Some(fd))
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the address of the peer is not asked for.
+    match checked(unsafe { libc::accept4(listener, ptr::null_mut(), ptr::null_mut(), flags) }) {
+        // SAFETY: the descriptor is new, and nobody else's.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// A connection that has been begun: there is room for output when it is made.

@@ -52,10 +52,7 @@ fn run(mut server: impl Server) -> io::Result<()> {
         // Last, so that no later event of this round can be taken for one of a newcomer with the same key.
         while accepts {
             match listener.accept() {
-                Ok((stream, _)) => {
-                    stream.set_nodelay(true)?;
-                    server.on_accept(stream, poll.registry())?;
-                }
+                Ok((stream, _)) => server.on_accept(stream, poll.registry())?,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => accepts = false,
                 Err(e) => return Err(e),
             }

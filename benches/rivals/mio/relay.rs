@@ -88,7 +88,9 @@ impl Side {
                 // Everything before it has gone out, or it would not have been read.
                 Some(0) => {
                     self.ended = true;
-                    other.peer.stream.shutdown(Shutdown::Write)?;
+                    if !other.ended {
+                        other.peer.stream.shutdown(Shutdown::Write)?;
+                    }
                 }
                 Some(n) => other.peer.send(&buffer[..n])?,
             }

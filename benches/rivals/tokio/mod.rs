@@ -22,9 +22,7 @@ pub fn serve(side: Side, role: Role, options: &Options) -> io::Result<()> {
 }
 
 async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
-    let (stream, _) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(listener.accept().await?.0)
 }
 
 // What ends a connection is its task's result, and nobody asks for it.
