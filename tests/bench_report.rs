@@ -407,6 +407,16 @@ fn aims_are_held_against_the_worst_cell() {
 }
 
 #[test]
+fn an_aim_of_all_cells_is_missed_if_one_of_them_failed() {
+    let mut run = run();
+    side_of(&mut run, "ping-pong", "plimsoll").error = Some("it fell over".to_owned());
+    let written = written(&run, "aims-failed");
+    let aims = section(&written.markdown, "\n## Aims");
+    let row = aims.lines().find(|line| line.starts_with("| echo, messages a second")).expect("the aim");
+    assert!(row.contains("failed in 1 of 20; 0.980×, the worst of 19") && row.ends_with("| **missed** |"), "{row}");
+}
+
+#[test]
 fn a_side_that_failed_is_an_error_and_no_row() {
     let mut run = run();
     run.cells.retain(|cell| cell.scenario == "churn");

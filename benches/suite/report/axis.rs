@@ -2,7 +2,7 @@
 //!
 //! A logarithmic axis is a linear one of logarithms, so that pictures need to know one kind of coordinates only.
 
-use super::figure::{Figure, digits, thousands};
+use super::figure::{Figure, short, thousands};
 use super::scenario::Scale;
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ impl Axis {
             Scale::Log if narrow(values) => Axis::linear(figure, values),
             Scale::Log => Axis {
                 caption: format!("{}, log scale", figure.words),
-                ..Axis::log(values, |value| figure.quantity.show(value))
+                ..Axis::log(values, |value| figure.quantity.show_round(value))
             },
         }
     }
@@ -129,14 +129,6 @@ fn nice(range: &Range<f64>) -> Vec<f64> {
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|s| s * decade).find(|s| *s >= rough).unwrap_or(10.0 * decade);
     let (first, last) = ((range.start / step).ceil() as i64, (range.end / step).floor() as i64);
     (first..=last).map(|n| n as f64 * step).collect()
-}
-
-/// A round value without needless zeros.
-fn short(value: f64) -> String {
-    match digits(value) {
-        whole if !whole.contains('.') => whole,
-        part => part.trim_end_matches('0').trim_end_matches('.').to_owned(),
-    }
 }
 
 /// Bars need a beginning; on a logarithmic scale it is a decade below the smallest.

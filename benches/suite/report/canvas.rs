@@ -39,6 +39,9 @@ const GAP: i32 = 18;
 /// Text of 12 pixels is at most so wide for each character.
 pub const CHARACTER: i32 = 7;
 
+/// A side in the legend, and where.
+type Entry<'t> = (&'t str, (i32, i32));
+
 pub struct Picture<'t> {
     pub title: &'t str,
     pub note: &'t str,
@@ -75,7 +78,7 @@ impl Picture<'_> {
     }
 
     /// Where the panels begin, and where each entry stands.
-    fn legend(&self) -> (i32, Vec<(&str, (i32, i32))>) {
+    fn legend(&self) -> (i32, Vec<Entry<'_>>) {
         let first = MARGIN + 52;
         let (mut x, mut y) = (MARGIN, first);
         let mut entries = Vec::new();
@@ -112,7 +115,7 @@ pub fn text(area: &Area<'_>, text: &str, at: (i32, i32), size: u32, ink: RGBColo
 pub fn stroke(area: &Area<'_>, points: &[(i32, i32)], look: Look) -> Drawn {
     let style = look.colour.stroke_width(look.width);
     match look.dashes {
-        Some((length, gap)) => area.draw(&DashedPathElement::new(points.to_vec().into_iter(), length, gap, style)),
+        Some((length, gap)) => area.draw(&DashedPathElement::new(points.iter().copied(), length, gap, style)),
         None => area.draw(&PathElement::new(points.to_vec(), style)),
     }
 }

@@ -44,7 +44,7 @@ pub struct Unit {
     pub words: &'static str,
 }
 
-use Better::{Less, More};
+use Better::{Less, More, Unknown};
 use Quantity::{Bytes, BytesPerSecond, Count, Nanoseconds, PerSecond, Seconds};
 
 /// Name, words, quantity, which way is better, whether it is exact.
@@ -78,11 +78,20 @@ const FIGURES: &[(&str, &str, Quantity, Better, bool)] = &[
     ("instructions_per_delivery", "instructions a delivery", Count, Less, true),
     ("bytes_per_connection", "memory a connection", Bytes, Less, true),
     ("bytes_per_connection_after_close", "memory a connection, after they closed", Bytes, Less, true),
+    ("bytes_per_connection_after_one_more", "memory a connection, after one more came and went", Bytes, Less, true),
     ("bytes_per_pair", "memory a relayed pair", Bytes, Less, true),
     ("bytes_per_pair_after_close", "memory a relayed pair, after they closed", Bytes, Less, true),
+    ("bytes_per_pair_after_one_more", "memory a relayed pair, after one more came and went", Bytes, Less, true),
     ("bytes_per_timer", "memory a timer", Bytes, Less, true),
     ("growth_bytes", "growth of the server", Bytes, Less, true),
     ("bytes_lost", "bytes lost", Bytes, Less, true),
+    // What helps to understand the others, and is neither good nor bad.
+    ("offered_per_second", "messages offered a second", PerSecond, Unknown, false),
+    ("messages_behind", "messages that were sent late", Count, Unknown, false),
+    ("starved_connections", "connections that got nothing", Count, Unknown, false),
+    ("accepted_while_stopped_bytes", "taken while the reader stood still", Bytes, Unknown, false),
+    ("sleeper_bytes", "sent to the one that never reads", Bytes, Unknown, false),
+    ("sleeper_missed_messages", "messages it missed", Count, Unknown, false),
     ("insert_ns", "insert", Nanoseconds, Less, false),
     ("reset_ns", "reset", Nanoseconds, Less, false),
     ("cancel_ns", "cancel", Nanoseconds, Less, false),
@@ -125,12 +134,18 @@ impl Quantity {
 
     /// A value in its own unit, to three digits.
     pub fn show(self, value: f64) -> String {
+        self.written(value, digits)
+    }
+
+    /// The same without needless zeros: for what is round, such as a tick or an aim.
+    pub fn show_round(self, value: f64) -> String {
+        self.written(value, short)
+    }
+
+    fn written(self, value: f64, number: impl Fn(f64) -> String) -> String {
         let unit = self.unit(value);
-        let number = digits(value / unit.divisor);
-        match unit.sign {
-            "" => number,
-            sign => format!("{number} {sign}"),
-        }
+        let number = number(value / unit.divisor);
+        if unit.sign.is_empty() { number } else { format!("{number} {}", unit.sign) }
     }
 
     /// Divisor, sign, words; from the smallest.
@@ -171,6 +186,14 @@ pub fn digits(value: f64) -> String {
         _ if size >= 0.9995 => format!("{value:.2}"),
         _ if size >= 0.0005 => format!("{value:.3}"),
         _ => format!("{value:.0e}"),
+    }
+}
+
+/// A round value without needless zeros.
+pub fn short(value: f64) -> String {
+    match digits(value) {
+        whole if !whole.contains('.') => whole,
+        part => part.trim_end_matches('0').trim_end_matches('.').to_owned(),
     }
 }
 

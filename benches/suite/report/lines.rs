@@ -32,10 +32,16 @@ struct Panel<'a> {
     level: Option<f64>,
 }
 
-/// One side: value on the x axis, median, and the middle half of the rounds.
 struct Series<'a> {
     side: &'a str,
-    points: Vec<(f64, f64, Option<(f64, f64)>)>,
+    points: Vec<Point>,
+}
+
+struct Point {
+    x: f64,
+    median: f64,
+    /// The middle half of the rounds, if it is drawn.
+    middle: Option<(f64, f64)>,
 }
 
 /// Figures along the sweep.
@@ -88,7 +94,8 @@ pub fn percentiles(view: &View<'_>, title: &str) -> Option<String> {
         let x = axis::percentiles(&quantiles);
         let worst = x.range.end.floor();
         let series = curves.into_iter().filter(|(_, curve)| !curve.is_empty()).map(|(side, curve)| {
-            let points = curve.into_iter().map(|(q, ns)| (if q < 1.0 { axis::rarity(q) } else { worst }, ns, None));
+            let place = |quantile| if quantile < 1.0 { axis::rarity(quantile) } else { worst };
+            let points = curve.into_iter().map(|(quantile, ns)| Point { x: place(quantile), median: ns, middle: None });
             Series { side, points: points.collect() }
         });
         let series: Vec<Series<'_>> = series.collect();
@@ -112,7 +119,7 @@ fn swept<'a>(
     let line = |cells: &[&Cell], side: &'a str| {
         let points = cells.iter().filter_map(|cell| {
             let spread = value(cell, side)?;
-            Some((x(cell, view.sweep) as f64, spread.median, Some(spread.middle())))
+            Some(Point { x: x(cell, view.sweep) as f64, median: spread.median, middle: Some(spread.middle()) })
         });
         Series { side, points: points.collect() }
     };
@@ -124,7 +131,7 @@ fn swept<'a>(
 }
 
 fn sweep_axis(view: &View<'_>, series: &[Series<'_>]) -> Axis {
-    let mut values: Vec<f64> = series.iter().flat_map(|series| &series.points).map(|point| point.0).collect();
+    let mut values: Vec<f64> = series.iter().flat_map(|series| &series.points).map(|point| point.x).collect();
     values.sort_by(f64::total_cmp);
     values.dedup();
     Axis::of_sweep(&values, &format!("{}, log scale", axis_words(view.sweep.unwrap_or_default())))
@@ -132,10 +139,9 @@ fn sweep_axis(view: &View<'_>, series: &[Series<'_>]) -> Axis {
 
 /// All that has to find room on the y axis.
 fn heights(series: &[Series<'_>]) -> Vec<f64> {
+    let ends = |point: &Point| point.middle.unwrap_or((point.median, point.median));
     let points = series.iter().flat_map(|series| &series.points);
-    points
-        .flat_map(|(_, median, middle)| [*median].into_iter().chain(middle.map(|m| [m.0, m.1]).into_iter().flatten()))
-        .collect()
+    points.flat_map(|point| [point.median, ends(point).0, ends(point).1]).collect()
 }
 
 /// The picture of these panels; none without panels.
@@ -201,10 +207,10 @@ fn grid(area: &Area<'_>, inner: &DrawingArea<SVGBackend<'_>, Plane>, panel: &Pan
 fn line(area: &Area<'_>, inner: &DrawingArea<SVGBackend<'_>, Plane>, panel: &Panel<'_>, series: &Series<'_>) -> Drawn {
     let look = Look::of(series.side);
     let place = |x: f64, y: f64| pixel(area, inner, (panel.x.place(x), panel.y.place(y)));
-    let points: Vec<(i32, i32)> = series.points.iter().map(|(x, y, _)| place(*x, *y)).collect();
-    for (x, _, middle) in &series.points {
-        if let Some((low, high)) = middle {
-            area.draw(&PathElement::new(vec![place(*x, *low), place(*x, *high)], look.colour.mix(0.6)))?;
+    let points: Vec<(i32, i32)> = series.points.iter().map(|point| place(point.x, point.median)).collect();
+    for point in &series.points {
+        if let Some((low, high)) = point.middle {
+            area.draw(&PathElement::new(vec![place(point.x, low), place(point.x, high)], look.colour.mix(0.6)))?;
         }
     }
     if points.len() > 1 {

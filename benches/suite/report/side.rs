@@ -1,7 +1,7 @@
 //! Sides: the order in which they are named, and one look for each, the same in every picture.
 //!
-//! The colours are those of Okabe and Ito, which people of all kinds of colour vision tell apart. Plimsoll has the
-//! warm ones and thick lines, tokio the blues, mio green, the bare loop grey and dashed, since it is the floor and no
+//! The colours are near those of Okabe and Ito, which people of all kinds of colour vision tell apart. Plimsoll has the
+//! warm ones and thick lines, tokio the blues (the darker, the larger its buffer), mio green, the bare loop grey and dashed, since it is the floor and no
 //! competitor. A second colour is given for dark paper.
 
 use plotters::style::RGBColor;
@@ -18,8 +18,10 @@ pub struct Look {
 /// On dark paper; the first of each is the colour on white.
 pub const ON_DARK: &[((u8, u8, u8), &str)] = &[
     ((0xD5, 0x5E, 0x00), "#FF7A1F"),
-    ((0x00, 0x72, 0xB2), "#3F9BE0"),
-    ((0x56, 0xB4, 0xE9), "#8FD0F7"),
+    ((0x00, 0x72, 0xB2), "#3F8FE0"),
+    ((0x7C, 0xC7, 0xF2), "#B5E2FB"),
+    ((0x2E, 0x93, 0xCE), "#6FB9F0"),
+    ((0x00, 0x58, 0x8A), "#2F74D0"),
     ((0x00, 0x9E, 0x73), "#1FC295"),
     ((0x6E, 0x77, 0x81), "#A3ADB8"),
     ((0x3D, 0x44, 0x4D), "#D5DBE1"),
@@ -31,9 +33,9 @@ const SIDES: &[(&str, Look)] = &[
     ("plimsoll-split", look(0xE6, 0x9F, 0x00, 2)),
     ("plimsoll-spin", look(0xB8, 0x86, 0x0B, 2)),
     ("tokio", look(0x00, 0x72, 0xB2, 2)),
-    ("tokio-8k", look(0x56, 0xB4, 0xE9, 2)),
+    ("tokio-8k", look(0x7C, 0xC7, 0xF2, 2)),
     ("tokio-16k", look(0x2E, 0x93, 0xCE, 2)),
-    ("tokio-64k", look(0x00, 0x72, 0xB2, 2)),
+    ("tokio-64k", look(0x00, 0x58, 0x8A, 2)),
     ("tokio-buffered", look(0xCC, 0x79, 0xA7, 2)),
     ("mio", look(0x00, 0x9E, 0x73, 2)),
     ("floor", dashed(0x6E, 0x77, 0x81, (7, 4))),

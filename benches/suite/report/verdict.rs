@@ -122,7 +122,8 @@ fn score(duel: &Duel<'_>) -> String {
 
 /// All duels with this outcome, a row for each contest.
 fn listed(contests: &[Contest<'_>], outcome: Outcome, otherwise: &str) -> String {
-    let mut table = Table::new(["what", "against: in how many comparisons, and Plimsoll's figure divided by theirs"]);
+    let mut table =
+        Table::new(["what", "against whom, in how many comparisons, and Plimsoll's figure divided by theirs"]);
     for contest in contests {
         let duels: Vec<String> = contest.duels.iter().filter_map(|duel| told(duel, outcome)).collect();
         if !duels.is_empty() {
