@@ -29,32 +29,39 @@ pub struct Driver {
     pub cores: Cores,
     /// The reader's own.
     pub servers: Vec<Side>,
+    /// What was promised, in seconds.
+    pub limit: Option<f64>,
 }
 
 impl Driver {
-    /// Measures them all. `keep` is shown the cells after each, so that an interrupted run is not lost.
-    pub fn run(&self, jobs: &[Job], mut keep: impl FnMut(&[Cell])) -> Vec<Cell> {
+    /// Measures them all. `keep` is shown the cells after each, so that an interrupted run is not lost; and whether the
+    /// machine was so slow that some have fewer rounds than planned.
+    pub fn run(&self, jobs: &[Job], mut keep: impl FnMut(&[Cell], bool)) {
         let mut progress = Progress::new(jobs.iter().map(|job| job.seconds(self.servers.len())).collect());
         let mut cells = Vec::new();
+        let mut hurried = false;
         for job in jobs {
             progress.begin(&job.title());
+            let share = self.limit.map_or(1.0, |limit| progress.share(limit));
+            let least = self.scale.least_rounds().min(job.rounds);
+            let rounds = ((job.rounds as f64 * share) as usize).max(least);
+            hurried |= rounds < job.rounds;
             let measured = match &job.work {
                 Work::Alone(which) => self.measure_alone(job, *which),
-                _ => vec![self.measure(job)],
+                _ => vec![self.measure(job, rounds)],
             };
             progress.end(&measured);
             cells.extend(measured);
-            keep(&cells);
+            keep(&cells, hurried);
         }
-        cells
     }
 
-    fn measure(&self, job: &Job) -> Cell {
+    fn measure(&self, job: &Job, rounds: usize) -> Cell {
         let own = if job.open { &self.servers[..] } else { &[] };
         let sides: Vec<Side> = job.sides.iter().map(|name| Side::ours(name)).chain(own.iter().cloned()).collect();
         let mut cell = cell(job);
         cell.sides = sides.iter().map(|side| result(side.name())).collect();
-        for _ in 0..job.rounds {
+        for _ in 0..rounds {
             for (side, result) in sides.iter().zip(&mut cell.sides) {
                 if result.error.is_some() {
                     continue;
@@ -130,6 +137,18 @@ impl Progress {
     fn begin(&mut self, title: &str) {
         self.begun = Instant::now();
         eprint!("[{:>3}/{}] {title:<64} ", self.done + 1, self.seconds.len());
+    }
+
+    /// Which part of what is planned fits what is left of a limit.
+    fn share(&self, limit: f64) -> f64 {
+        let (behind, ahead) = self.seconds.split_at(self.done);
+        let (behind, ahead): (f64, f64) = (behind.iter().sum(), ahead.iter().sum());
+        // The first cells say little of the others.
+        if behind < ahead / 10.0 {
+            return 1.0;
+        }
+        let elapsed = self.start.elapsed().as_secs_f64();
+        ((limit - elapsed) / (ahead * elapsed / behind)).clamp(0.0, 1.0)
     }
 
     /// The rest is what is planned, stretched as the part behind us was.

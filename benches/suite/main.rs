@@ -204,16 +204,22 @@ fn drive(choice: Choice) -> io::Result<()> {
         warnings,
         cells: Vec::new(),
     };
-    let driver = Driver { scale, cores, servers: choice.servers };
+    // Who asks for more gets more.
+    let limit = (choice.rounds.is_none() && choice.servers.is_empty()).then_some(scale.limit_seconds());
+    let driver = Driver { scale, cores, servers: choice.servers, limit };
     let raw = out.join("raw.json");
     let mut kept = Ok(());
-    let cells = driver.run(&jobs, |cells| {
+    let mut hurried = false;
+    driver.run(&jobs, |cells, fewer| {
         run.seconds = start.elapsed().as_secs_f64();
         run.cells = cells.to_vec();
+        hurried = fewer;
         kept = keep(&run, &raw);
     });
     kept?;
-    run.cells = cells;
+    if hurried {
+        run.warnings.push("the machine is slower than planned: some cells have fewer rounds".to_owned());
+    }
     report::write(&run, &out)?;
     eprintln!("{} in {}; {}", out.join("report.md").display(), minutes(run.seconds), out.join("index.html").display());
     let failed: usize = run.cells.iter().flat_map(|cell| &cell.sides).filter(|side| side.error.is_some()).count();

@@ -38,6 +38,11 @@ impl Scale {
         self.pick(25.0, 180.0, 1800.0)
     }
 
+    /// Fewer rounds than these a cell does not have, however slow the machine is.
+    pub fn least_rounds(self) -> usize {
+        self.pick(1, 1, 7)
+    }
+
     pub fn pick<T>(self, smoke: T, quick: T, full: T) -> T {
         match self {
             Scale::Smoke => smoke,
@@ -186,8 +191,12 @@ impl Planner {
 
     /// `full` seconds in a full run, but no less than `least` in one that measures.
     pub fn window(&self, full: f64, least: f64) -> Window {
-        let seconds = self.scale.pick(0.05, full.min(0.25).max(least), full.max(least));
-        Window { warm_up: self.scale.pick(0.02, least.max(0.4) / 4.0, least.max(0.4) / 4.0), seconds }
+        let warm_up = least.max(0.3) / 4.0;
+        self.scale.pick(
+            Window { warm_up: 0.02, seconds: 0.05 },
+            Window { warm_up, seconds: full.min(0.25).max(least) },
+            Window { warm_up, seconds: full.max(least) },
+        )
     }
 }
 

@@ -39,7 +39,7 @@ impl Planner {
             }
             // Each connection has its turn twice, at least.
             let turns = 2.0 * connections as f64 * (10e-6 + size as f64 * 1e-9);
-            let window = self.window(0.35, turns);
+            let window = self.window(0.3, turns);
             let sides = match (size, connections) {
                 (..=8192, _) => SMALL_ECHOES,
                 (_, ..=1000) => ECHOES,
@@ -77,7 +77,7 @@ impl Planner {
     pub fn fixed_rate(&mut self) {
         let rates: &[u64] = self.scale.pick(&[2000], &[20_000], &[10_000, 30_000, 60_000]);
         for rate in rates {
-            let window = self.window(0.8, 0.0);
+            let window = self.window(0.7, 0.0);
             let what = format!("echo --connections 100 --size 64 --rate {rate} {}", window.arguments());
             self.jobs.push(Job {
                 parameters: named(&[("size_bytes", 64), ("connections", 100), ("rate", *rate)]),
@@ -94,7 +94,7 @@ impl Planner {
     pub fn frames(&mut self) {
         let depths: &[u64] = self.scale.pick(&[16], &[1, 16], &[1, 16, 128]);
         for depth in depths {
-            let window = self.window(0.35, 0.0);
+            let window = self.window(0.3, 0.0);
             let what = format!("frames --connections 50 --depth {depth} {}", window.arguments());
             self.jobs.push(Job {
                 parameters: named(&[("size_bytes", 64), ("connections", 50), ("depth", *depth)]),
@@ -119,7 +119,7 @@ impl Planner {
             round_seconds: AROUND + mib as f64 * 1.1e-3,
             ..job("relay", "bulk")
         });
-        let window = self.window(0.35, 0.0);
+        let window = self.window(0.3, 0.0);
         self.jobs.push(Job {
             parameters: named(&[("size_bytes", 64), ("connections", 100)]),
             sides: sides.to_vec(),
@@ -177,7 +177,7 @@ impl Planner {
     }
 
     pub fn fairness(&mut self) {
-        let window = self.window(0.8, 0.0);
+        let window = self.window(0.7, 0.0);
         self.jobs.push(Job {
             parameters: named(&[("bulk", 4), ("small", 50)]),
             sides: self.scale.pick(FAIR, ONE_OF_EACH, FAIR).to_vec(),
@@ -202,7 +202,7 @@ impl Planner {
                 ..job("storm", "")
             });
         }
-        let window = self.window(0.35, 0.0);
+        let window = self.window(0.3, 0.0);
         self.jobs.push(Job {
             parameters: named(&[("size_bytes", 64)]),
             sides: ONE_OF_EACH.to_vec(),
