@@ -23,6 +23,9 @@ const HOLDERS: &[&str] = &["plimsoll", "tokio-8k", "tokio-64k", "mio", "floor"];
 const COUNTED_ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-64k", "mio", "floor"];
 const COUNTED: &[&str] = &["plimsoll", "tokio-64k", "mio", "floor"];
 
+/// What it takes to send a sleeper more than anybody keeps for it, seconds.
+const FILLING: f64 = 0.3;
+
 impl Planner {
     pub fn ping_pong(&mut self) {
         let sizes: &[u64] = self.scale.pick(&[64, 65_536], &[64, 65_536], &[64, 1024, 16_384, 65_536]);
@@ -169,7 +172,7 @@ impl Planner {
                     sides: FANS.to_vec(),
                     rounds: self.scale.pick(1, 3, 7),
                     work: load(Role::FanOut, &format!("{what} {}", window.arguments())),
-                    round_seconds: window.round(subscribers),
+                    round_seconds: window.round(subscribers) + if sleeper.is_empty() { 0.0 } else { FILLING },
                     ..job("fan-out", variant)
                 });
             }
