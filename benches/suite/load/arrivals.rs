@@ -13,11 +13,10 @@
 //! out: after some thousand connections the source is the next address of 127/8.
 
 use super::pattern::{CHUNK_BYTES, Pattern};
-use super::peer::{Peer, about};
+use super::peer::{Peer, about, reset_on_close};
 use super::poll::Poll;
 use super::window::{Clock, Latencies, Phase, Window};
-use std::io::{self, Read};
-use std::net::Shutdown;
+use std::io;
 
 /// The connections that are on their way, and what has become of the others.
 pub struct Arrivals<'a> {
@@ -132,6 +131,9 @@ impl<'a> Arrivals<'a> {
         let mut peer = Peer::begin(self.port, self.begun, self.pattern).map_err(|e| self.about(e))?;
         // Written when there is room, which is when it is connected.
         peer.wanted = self.size as u64;
+        if !self.leave {
+            reset_on_close(&peer.stream)?;
+        }
         self.begun += 1;
         Ok(Slot { peer, began, step: Step::Answer })
     }
@@ -156,39 +158,30 @@ impl<'a> Arrivals<'a> {
 
     /// Whether the connection is over now.
     fn step(&mut self, index: usize, writable: bool) -> io::Result<bool> {
-        let slot = &mut self.slots[index];
-        let peer = &mut slot.peer;
-        if writable && peer.sent < peer.wanted {
+        let Slot { peer, began, step } = &mut self.slots[index];
+        if writable {
             peer.flush(self.pattern)?;
         }
-        if slot.step == Step::Answer && peer.sent > 0 {
+        if *step == Step::Answer && peer.sent > 0 {
             let n = peer.read(&mut self.input)?;
             let now = self.clock.now();
             peer.verify(&self.input[..n], self.pattern)?;
             if peer.received < peer.wanted {
                 return Ok(false);
             }
-            self.latencies.record(slot.began, now);
+            self.latencies.record(*began, now);
             self.answered += 1;
-            slot.step = Step::Rest;
+            *step = if self.leave { Step::End } else { Step::Rest };
             if self.leave {
-                peer.stream.shutdown(Shutdown::Write).map_err(|e| peer.about(e))?;
-                slot.step = Step::End;
+                peer.shut_down()?;
             }
-        }
-        if slot.step != Step::End {
-            return Ok(false);
         }
         // Asked at once: an end that came with the answer has no edge of its own.
-        match peer.stream.read(&mut self.input) {
-            Ok(0) => {
-                slot.step = Step::Rest;
-                Ok(true)
-            }
-            Ok(_) => Err(peer.about(io::Error::other("more came back than was sent"))),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(e) => Err(peer.about(e)),
+        let gone = *step == Step::End && peer.has_ended()?;
+        if gone {
+            *step = Step::Rest;
         }
+        Ok(gone)
     }
 
     fn about(&self, e: io::Error) -> io::Error {

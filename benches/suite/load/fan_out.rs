@@ -17,10 +17,10 @@
 //! it has must be whole frames.
 
 use super::pattern::{CHUNK_BYTES, HEADER_BYTES, Pattern};
-use super::peer::{MESSAGE_MAX_BYTES, PATIENCE, about};
+use super::peer::{MESSAGE_MAX_BYTES, PATIENCE, about, reset_on_close};
 use super::poll::Poll;
 use super::window::{Clock, Latencies, Phase, Window};
-use nix::sys::socket::sockopt::{RcvBuf, TcpMaxSeg, TcpNoDelay};
+use nix::sys::socket::sockopt::{RcvBuf, TcpMaxSeg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -313,6 +313,7 @@ impl Sleeper {
 
 fn say(mut stream: TcpStream, role: u8) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
+    reset_on_close(&stream)?;
     stream.write_all(&[role])?;
     Ok(stream)
 }
@@ -322,7 +323,6 @@ fn doze_off(port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::from(socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?);
     setsockopt(&stream, RcvBuf, &SLEEPER_RECEIVE_BYTES)?;
     setsockopt(&stream, TcpMaxSeg, &SLEEPER_SEGMENT_BYTES)?;
-    setsockopt(&stream, TcpNoDelay, &true)?;
     connect(stream.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
     say(stream, b'S')
 }

@@ -11,7 +11,7 @@
 
 use super::pattern::{CHUNK_BYTES, Pattern};
 use super::poll::Poll;
-use nix::sys::socket::sockopt::{IpBindAddressNoPort, TcpNoDelay};
+use nix::sys::socket::sockopt::{IpBindAddressNoPort, Linger, TcpNoDelay};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpStream};
@@ -51,6 +51,7 @@ impl Peer {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
             .map_err(|e| about(&format!("connection {number} cannot be made"), e))?;
         stream.set_nodelay(true)?;
+        reset_on_close(&stream)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Peer::new(stream, number, pattern))
@@ -157,9 +158,15 @@ impl Peer {
 
     /// Waits for the other's end.
     pub fn expect_end(mut self) -> io::Result<()> {
+        if self.has_ended()? { Ok(()) } else { Err(self.about(io::Error::other("the server does not end it"))) }
+    }
+
+    /// Whether the other has ended it too; nothing may come before that.
+    pub fn has_ended(&mut self) -> io::Result<bool> {
         match self.stream.read(&mut [0; 1]) {
-            Ok(0) => Ok(()),
+            Ok(0) => Ok(true),
             Ok(_) => Err(self.about(io::Error::other("more came back than was sent"))),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(e) => Err(self.about(e)),
         }
     }
@@ -175,6 +182,12 @@ impl Peer {
         let Peer { number, received, wanted, .. } = self;
         about(&format!("connection {number}, after {received} of {wanted} bytes had come back"), e)
     }
+}
+
+/// What is closed without an end of ours is reset. When a measurement is over there are thousands of connections, and
+/// the ends of all would keep their ports, and the kernel busy, for a minute of the next measurements.
+pub fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    Ok(setsockopt(stream, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?)
 }
 
 /// Connections that have each exchanged one message of `len` bytes and do not block any more: the server has accepted
