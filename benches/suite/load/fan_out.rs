@@ -25,13 +25,21 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, s
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
+use std::thread::sleep;
 use std::time::Duration;
 
-/// How long a probe is waited for before the next: the server may not have seen the `S` yet.
-const PROBE_WAIT: Duration = Duration::from_millis(5);
+/// The time that a server is given to see the `S` of each subscriber, before the first probe. It is no promise: whoever
+/// is seen later hears a later probe. But it mostly saves the others those, so that counts are the same in every run.
+const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE_EACH: Duration = Duration::from_micros(20);
 
-/// Probes before we give up: with `PROBE_WAIT`, the patience of everybody else.
-const PROBES_MAX: u64 = 6000;
+/// How long a probe is waited for before the next, and how many there are before we give up.
+const PROBE_WAIT: Duration = Duration::from_millis(100);
+const PROBES_MAX: u64 = 300;
+
+/// How long the sleeper, awake, reads in vain before it is sent a probe, and how many of these before we give up.
+const WAKE_WAIT: Duration = Duration::from_millis(20);
+const WAKE_PROBES_MAX: usize = 1500;
 
 /// A header and a number. No other frame is so short.
 const PROBE_BYTES: usize = HEADER_BYTES + 8;
@@ -154,10 +162,10 @@ impl FanOut {
         let Some(mut sleeper) = self.sleeper.take() else { return Ok(None) };
         setsockopt(&sleeper.stream, RcvBuf, &CHUNK_BYTES)?;
         sleeper.stream.set_nonblocking(false)?;
-        sleeper.stream.set_read_timeout(Some(PROBE_WAIT))?;
+        sleeper.stream.set_read_timeout(Some(WAKE_WAIT))?;
         let patterns = [Pattern::frames(FILL_FRAME_BYTES), Pattern::frames(bursts.size)];
-        let (mut bytes, mut frames, mut over) = (0, 0, false);
-        for _ in 0..PROBES_MAX {
+        let (mut bytes, mut frames, mut over, mut probes) = (0, 0, false, 0);
+        while probes < WAKE_PROBES_MAX {
             match sleeper.stream.read(&mut self.input) {
                 Ok(0) => over = true,
                 Ok(n) => {
@@ -167,7 +175,10 @@ impl FanOut {
                     frames += found;
                     over = last;
                 }
-                Err(e) if is_nothing(&e) => self.publisher.write_all(&probe(WAKE_PROBE))?,
+                Err(e) if is_nothing(&e) => {
+                    self.publisher.write_all(&probe(WAKE_PROBE))?;
+                    probes += 1;
+                }
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => over = true,
                 Err(e) => return Err(about("the sleeper", e)),
             }
@@ -193,6 +204,8 @@ impl FanOut {
     /// Until every subscriber has heard of the publisher, and then exactly up to the last probe.
     fn probe(&mut self) -> io::Result<()> {
         let first = self.probes;
+        sleep(SETTLE + SETTLE_EACH * self.subscribers.len() as u32);
+        self.publisher.write_all(&probe(first))?;
         for subscriber in &self.subscribers {
             subscriber.stream.set_nonblocking(false)?;
             subscriber.stream.set_read_timeout(Some(PROBE_WAIT))?;
@@ -200,8 +213,8 @@ impl FanOut {
                 if !is_nothing(&e) || self.probes - first == PROBES_MAX {
                     return Err(about("a subscriber has heard nothing of the publisher", e));
                 }
-                self.publisher.write_all(&probe(self.probes))?;
                 self.probes += 1;
+                self.publisher.write_all(&probe(self.probes))?;
             }
         }
         self.publisher.write_all(&probe(LAST_PROBE))?;

@@ -73,7 +73,7 @@ pub enum Kind {
         #[command(flatten)]
         span: Span,
         /// Messages in a second over all connections, sent when they are due (open loop).
-        #[arg(long, conflicts_with_all = ["rounds", "spin"])]
+        #[arg(long, conflicts_with_all = ["rounds", "spin"], value_parser = clap::value_parser!(u64).range(1..))]
         rate: Option<u64>,
         /// Never sleep: then the time to wake this program is not in the round trip.
         #[arg(long)]
@@ -88,7 +88,7 @@ pub enum Kind {
     },
     /// One stream through a relay.
     RelayBulk {
-        #[arg(long, default_value_t = 1024)]
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
         mib: u64,
         /// MiB that go before those that are measured.
         #[arg(long, default_value_t = 16)]
@@ -114,7 +114,7 @@ pub enum Kind {
     },
     /// One stream through a relay, whose reader stops half-way.
     RelaySlow {
-        #[arg(long, default_value_t = 1024)]
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
         mib: u64,
         /// For how many seconds.
         #[arg(long, default_value = "2", value_parser = seconds)]
@@ -267,27 +267,35 @@ impl Kind {
         if self.is_relayed() { 2 * connections } else { connections }
     }
 
-    fn check(&self) -> io::Result<()> {
-        let (size, at_once) = match self {
-            Kind::Echo { load, .. } if load.rounds.is_none() => (load.size, load.size),
-            Kind::Echo { load, .. } | Kind::RelayPairs { load, .. } => (load.size, load.size * load.depth),
-            Kind::Frames { load, .. } => (FRAME_BYTES, FRAME_BYTES * load.depth),
-            Kind::FanOut { size, burst, .. } if *size < FAN_OUT_MIN_BYTES => (0, size * burst),
-            Kind::FanOut { size, burst, .. } => (*size, size * burst),
-            Kind::RelayIdle { size, .. } | Kind::Storm { size, .. } | Kind::Churn { size, .. } => (*size, *size),
-            _ => (1, 1),
-        };
-        let depth = match self {
-            Kind::Echo { load, rate, .. } if rate.is_some() && load.depth != 1 => 0,
-            Kind::Echo { load, .. } | Kind::Frames { load, .. } | Kind::RelayPairs { load, .. } => load.depth,
-            Kind::FanOut { burst, .. } => *burst,
-            _ => 1,
-        };
-        if size == 0 || depth == 0 || self.descriptors() == 0 || !(1..=MESSAGE_MAX_BYTES).contains(&at_once) {
-            let what = format!("no such load: {self:?}; at most {MESSAGE_MAX_BYTES} bytes are written at once");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    /// What is written on a connection before anything is read.
+    fn written_at_once(&self) -> usize {
+        match self {
+            // A closed loop reads whatever comes while it writes.
+            Kind::Echo { load, .. } if load.rounds.is_none() => load.size * load.depth.min(1),
+            Kind::Echo { load, .. } | Kind::RelayPairs { load, .. } => load.size * load.depth,
+            Kind::Frames { load, .. } => FRAME_BYTES * load.depth,
+            Kind::FanOut { size, burst, .. } => size * burst,
+            Kind::RelayIdle { size, .. } | Kind::Storm { size, .. } | Kind::Churn { size, .. } => *size,
+            Kind::RelayBulk { .. } | Kind::RelaySlow { .. } | Kind::Fairness { .. } | Kind::Idle { .. } => 1,
         }
-        Ok(())
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let wrong = match self {
+            Kind::Echo { load, rate: Some(_), .. } if load.depth != 1 => "an open loop has no depth".to_owned(),
+            Kind::RelayIdle { pairs, busy, .. } if !(1..=*pairs).contains(busy) => {
+                "who is busy is one of all".to_owned()
+            }
+            Kind::FanOut { size, .. } if *size < FAN_OUT_MIN_BYTES => {
+                format!("a frame has at least {FAN_OUT_MIN_BYTES} bytes")
+            }
+            _ if self.descriptors() == 0 => "there are no connections".to_owned(),
+            _ if !(1..=MESSAGE_MAX_BYTES).contains(&self.written_at_once()) => {
+                format!("1 to {MESSAGE_MAX_BYTES} bytes are written at once")
+            }
+            _ => return Ok(()),
+        };
+        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no such load: {wrong}")))
     }
 }
 
