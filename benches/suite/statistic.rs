@@ -17,7 +17,7 @@
 const EVEN: f64 = 0.01;
 
 /// With fewer rounds a quartile says nothing, and all of them have to agree.
-const ROUNDS_FOR_QUARTILES: usize = 5;
+pub const ROUNDS_FOR_QUARTILES: usize = 5;
 
 /// Where the rounds lie.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -62,7 +62,11 @@ impl Axis {
     }
 
     pub fn place(&self, value: f64) -> f64 {
-        if self.log { value.max(LEAST).log10() } else { value }
+        match self.log {
+            // Nothing has no logarithm: it lies at the lower end.
+            true => value.max(LEAST).log10().max(self.range.start),
+            false => value,
+        }
     }
 
     /// From zero, in the unit of the largest.
@@ -78,7 +82,7 @@ impl Axis {
 
     /// Decades, and 2 and 5 between them if there are few.
     fn log(values: &[f64], written: impl Fn(f64) -> String) -> Axis {
-        let (low, high) = ends(values.iter().copied());
+        let (low, high) = ends(values.iter().copied().filter(|value| *value > 0.0));
         let (low, high) = (low.max(LEAST).log10(), high.max(LEAST).log10());
         let room = ROOM.max((high - low) * 0.04).max((0.3 - (high - low)) / 2.0);
         let range = low - room..high + room;

@@ -44,10 +44,8 @@ pub fn bars(view: &View<'_>, figures: &[&str], title: &str) -> Option<String> {
         }
     }
     let most = panels.iter().map(|panel| panel.bars.len()).max()? as i32;
-    let once = panels.iter().flat_map(|panel| &panel.bars).all(|(_, spread)| spread.rounds == 1);
-    let note = if once { "Measured once." } else { "Medians of the rounds; thin lines are the middle half of them." };
     let height = (FIRST + most * PITCH) as u32;
-    let picture = Picture { title, note, legend: &[], panels: panels.len(), panel_height: height };
+    let picture = Picture { title, note: view.note(), legend: &[], panels: panels.len(), panel_height: height };
     Some(picture.draw(|at, area| draw(&panels[at], area)))
 }
 

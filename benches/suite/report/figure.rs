@@ -60,7 +60,6 @@ const FIGURES: &[(&str, &str, Quantity, Better, bool)] = &[
     ("latency_p99_ns", "latency, p99", Nanoseconds, Less, false),
     ("latency_p999_ns", "latency, p99.9", Nanoseconds, Less, false),
     ("latency_max_ns", "latency, maximum", Nanoseconds, Less, false),
-    ("connect_p50_ns", "time to the first answer, median", Nanoseconds, Less, false),
     ("connect_p99_ns", "time to the first answer, p99", Nanoseconds, Less, false),
     ("round_trip_ns", "round trip", Nanoseconds, Less, false),
     ("server_cpu_ns_per_message", "server's processor time a message", Nanoseconds, Less, false),
@@ -88,6 +87,8 @@ const FIGURES: &[(&str, &str, Quantity, Better, bool)] = &[
     // What helps to understand the others, and is neither good nor bad.
     ("offered_per_second", "messages offered a second", PerSecond, Unknown, false),
     ("messages_behind", "messages that were sent late", Count, Unknown, false),
+    ("messages", "messages", Count, Unknown, false),
+    ("seconds", "duration", Seconds, Unknown, false),
     ("starved_connections", "connections that got nothing", Count, Unknown, false),
     ("accepted_while_stopped_bytes", "taken while the reader stood still", Bytes, Unknown, false),
     ("sleeper_bytes", "sent to the one that never reads", Bytes, Unknown, false),
@@ -175,6 +176,11 @@ impl Quantity {
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * KIB;
 const GIB: f64 = 1024.0 * MIB;
+
+/// Whether there is more to say of a figure than its name.
+pub fn is_known(name: &str) -> bool {
+    FIGURES.iter().any(|row| row.0 == name)
+}
 
 /// Three digits that mean something, or all those before the point; a whole number as it is.
 pub fn digits(value: f64) -> String {

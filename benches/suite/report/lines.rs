@@ -51,7 +51,7 @@ pub fn lines(view: &View<'_>, names: &[&str], scale: Scale, title: &str) -> Opti
         Better::Less => "Lower is better. ",
         Better::Unknown => "",
     };
-    let note = format!("{better}Medians of the rounds; thin upright lines are the middle half of them.");
+    let note = format!("{better}{}", view.note());
     let mut panels = Vec::new();
     for name in names {
         for (title, series) in swept(view, &view.sides(), |cell, side| spread_of(cell, side, name)) {
@@ -68,10 +68,7 @@ pub fn ratios(view: &View<'_>, name: &str, title: &str) -> Option<String> {
     let reference = reference_of(&sides)?;
     sides.retain(|side| *side != reference);
     let figure = Figure::named(name);
-    let note = format!(
-        "Ratios of {} to those of {reference} in the same round: their median, and the middle half of them.",
-        figure.words
-    );
+    let note = format!("Of {}, each round to the same round of {reference}. {}", figure.words, view.note());
     let panels = swept(view, &sides, |cell, side| ratio_of(cell, side, reference, name));
     let panels = panels.into_iter().map(|(title, series)| {
         let (x, y) = (sweep_axis(view, &series), Axis::of_ratios(&heights(&series), &format!("ratio to {reference}")));

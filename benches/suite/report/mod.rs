@@ -50,6 +50,7 @@ pub fn write(run: &Run, out: &Path) -> io::Result<()> {
     for group in views.chunk_by(|a, b| a.name == b.name) {
         text += &section::section(&group.iter().collect::<Vec<_>>(), &mut drawings);
     }
+    text += "\nEvery sample of every round, and the figures that are not shown here, are in `raw.json`.\n";
     for drawing in &drawings {
         fs::write(out.join(&drawing.file), &drawing.svg)?;
     }

@@ -20,7 +20,7 @@ svg{max-width:100%;height:auto}
 .wide{overflow-x:auto;margin:1rem 0}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
 th,td{border-bottom:1px solid var(--line);padding:.25rem .6rem;text-align:left;vertical-align:top;white-space:nowrap}
-td:first-child{white-space:normal;min-width:4rem}
+td:first-child{white-space:normal;min-width:8rem}
 th{background:var(--shade);white-space:normal}
 summary{cursor:pointer;color:var(--muted)}
 blockquote{margin:1rem 0;border-left:4px solid var(--bad);padding:.1rem 1rem;background:var(--shade)}

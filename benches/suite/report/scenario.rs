@@ -6,8 +6,8 @@
 //!         └─ Chart              lines along a sweep, ratios, bars, percentiles
 //! ```
 //!
-//! This is the report's only knowledge of what is measured. A scenario or a variant that is not here is still shown,
-//! with all its figures; it is only less well explained.
+//! This is the report's only knowledge of what is measured. A scenario, a variant or a figure that is not here is still
+//! shown; it is only less well explained.
 
 /// What is measured, and why.
 pub struct Scenario {
@@ -74,7 +74,7 @@ pub const SCENARIOS: &[Scenario] = &[
             title: "",
             sweep: &["connections", "depth"],
             judged: &["messages_per_second", "latency_p99_ns"],
-            shown: &["latency_p50_ns", "latency_p999_ns", "server_cpu_ns_per_message"],
+            shown: &["latency_p50_ns", "latency_p999_ns", "server_cpu_ns_per_message", "starved_connections"],
             charts: &[
                 Lines {
                     figures: &["messages_per_second"],
@@ -120,7 +120,13 @@ pub const SCENARIOS: &[Scenario] = &[
             title: "",
             sweep: &["rate", "connections"],
             judged: &["latency_p99_ns", "latency_p999_ns"],
-            shown: &["latency_p50_ns", "latency_max_ns", "messages_per_second", "server_cpu_ns_per_message"],
+            shown: &[
+                "latency_p50_ns",
+                "latency_max_ns",
+                "messages_per_second",
+                "messages_behind",
+                "server_cpu_ns_per_message",
+            ],
             charts: &[
                 Lines {
                     figures: &["latency_p99_ns"],
@@ -165,7 +171,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 title: "One bulk stream",
                 sweep: &[],
                 judged: &["server_cpu_seconds_per_gib", "bytes_per_second"],
-                shown: &["system_calls_per_mib"],
+                shown: &["bytes_lost"],
                 charts: &[Bars {
                     figures: &["server_cpu_seconds_per_gib", "bytes_per_second"],
                     title: "What does a relayed GiB cost, and how fast is it through?",
@@ -199,7 +205,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 title: "A reader that stops",
                 sweep: &[],
                 judged: &["growth_bytes", "bytes_lost"],
-                shown: &[],
+                shown: &["accepted_while_stopped_bytes", "bytes_per_second"],
                 charts: &[Bars {
                     figures: &["growth_bytes"],
                     title: "How much does the relay hold while its reader stands still?",
@@ -219,7 +225,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 title: "All subscribers read",
                 sweep: &["subscribers"],
                 judged: &["server_cpu_ns_per_delivery", "deliveries_per_second"],
-                shown: &["writes_per_delivery", "latency_p50_ns", "latency_p99_ns", "latency_p999_ns"],
+                shown: &["latency_p50_ns", "latency_p99_ns", "latency_p999_ns"],
                 charts: FAN_OUT,
             },
             Part {
@@ -227,7 +233,13 @@ pub const SCENARIOS: &[Scenario] = &[
                 title: "One subscriber never reads",
                 sweep: &["subscribers"],
                 judged: &["server_cpu_ns_per_delivery", "deliveries_per_second"],
-                shown: &["writes_per_delivery", "latency_p50_ns", "latency_p99_ns", "latency_p999_ns"],
+                shown: &[
+                    "latency_p50_ns",
+                    "latency_p99_ns",
+                    "latency_p999_ns",
+                    "sleeper_bytes",
+                    "sleeper_missed_messages",
+                ],
                 charts: FAN_OUT,
             },
         ],
@@ -243,7 +255,7 @@ pub const SCENARIOS: &[Scenario] = &[
             title: "",
             sweep: &[],
             judged: &["latency_p50_ns", "latency_p99_ns", "latency_p999_ns", "bytes_per_second"],
-            shown: &["messages_per_second", "latency_max_ns"],
+            shown: &["messages_per_second", "latency_max_ns", "server_cpu_seconds_per_gib", "starved_connections"],
             charts: &[
                 Bars {
                     figures: &["latency_p50_ns", "latency_p99_ns", "latency_p999_ns", "bytes_per_second"],
@@ -263,7 +275,7 @@ pub const SCENARIOS: &[Scenario] = &[
             title: "",
             sweep: &["connections"],
             judged: &["connections_per_second", "connect_p99_ns"],
-            shown: &[],
+            shown: &["latency_p50_ns", "server_cpu_ns_per_connection"],
             charts: &[Lines {
                 figures: &["connections_per_second"],
                 scale: Scale::Linear,
@@ -281,7 +293,7 @@ pub const SCENARIOS: &[Scenario] = &[
             title: "",
             sweep: &["connections"],
             judged: &["connections_per_second"],
-            shown: &["connect_p50_ns", "connect_p99_ns", "server_cpu_ns_per_connection"],
+            shown: &["latency_p50_ns", "connect_p99_ns", "server_cpu_ns_per_connection"],
             charts: &[Bars { figures: &["connections_per_second"], title: "How many short connections a second?" }],
         }],
     },
@@ -297,7 +309,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 title: "Connections",
                 sweep: &["connections"],
                 judged: &["bytes_per_connection", "bytes_per_connection_after_close"],
-                shown: &[],
+                shown: &["bytes_per_connection_after_one_more"],
                 charts: &[Bars {
                     figures: &["bytes_per_connection", "bytes_per_connection_after_close"],
                     title: "How much memory does an idle connection hold?",
@@ -308,7 +320,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 title: "Relayed pairs",
                 sweep: &["pairs"],
                 judged: &["bytes_per_pair", "bytes_per_pair_after_close"],
-                shown: &[],
+                shown: &["bytes_per_pair_after_one_more"],
                 charts: &[Bars {
                     figures: &["bytes_per_pair", "bytes_per_pair_after_close"],
                     title: "How much memory does an idle relayed pair hold?",

@@ -1,8 +1,8 @@
 //! Sides: the order in which they are named, and one look for each, the same in every picture.
 //!
 //! The colours are near those of Okabe and Ito, which people of all kinds of colour vision tell apart. Plimsoll has the
-//! warm ones and thick lines, tokio the blues (the darker, the larger its buffer), mio green, the bare loop grey and dashed, since it is the floor and no
-//! competitor. A second colour is given for dark paper.
+//! warm ones and thick lines, tokio the blues (the darker, the larger its buffer), mio green, the bare loop grey and
+//! dashed, since it is the floor and no competitor. A second colour is given for dark paper.
 
 use plotters::style::RGBColor;
 

@@ -40,7 +40,8 @@ pub fn section(views: &[View<'_>]) -> String {
     }
     let mut text = "A comparison is one figure at one size and number of connections, Plimsoll's to the other's in the \
                     same round. It is won or lost if the middle half of these ratios lies on one side of 1 by more than \
-                    a hundredth; else it is even. Only the side *plimsoll* is judged here.\n\n"
+                    a hundredth (with fewer than five rounds: if all of them do); else it is even. Only the side \
+                    *plimsoll* is judged here.\n\n"
         .to_owned();
     text += &overview(&contests).to_string();
     text += "\n### Where Plimsoll loses\n\n";

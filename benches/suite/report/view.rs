@@ -3,11 +3,11 @@
 //! A side that failed has no figures here at all: it cannot become a row, a bar or a point by accident. What it has is
 //! its error, which the report shows by itself.
 
-use super::figure::{Quantity, thousands};
+use super::figure::{Quantity, is_known, thousands};
 use super::scenario::{Part, Scenario, UNKNOWN};
 use super::side;
 use crate::result::{Cell, SideResult};
-use crate::statistic::{Spread, paired};
+use crate::statistic::{ROUNDS_FOR_QUARTILES, Spread, paired};
 use std::collections::BTreeMap;
 
 /// The cells of a scenario's variant.
@@ -67,18 +67,26 @@ impl<'a> View<'a> {
         sides
     }
 
-    /// The judged figures, the shown ones, then all others that any round has; none that no round has.
+    /// The judged figures, the shown ones, then those that the report does not know; none that no round has. What it
+    /// knows and does not show here is in raw.json.
     pub fn figures(&self) -> Vec<&'a str> {
-        let mut present: Vec<&str> = Vec::new();
-        let rounds = self.cells.iter().flat_map(|cell| &cell.sides).flat_map(|result| &result.rounds);
-        for name in rounds.flat_map(|sample| sample.figures.keys()) {
-            if !present.contains(&name.as_str()) {
-                present.push(name);
-            }
-        }
         let wanted: Vec<&str> = self.part.judged.iter().chain(self.part.shown).copied().collect();
+        let rounds = self.cells.iter().flat_map(|cell| &cell.sides).flat_map(|result| &result.rounds);
+        let names = rounds.flat_map(|sample| sample.figures.keys()).map(String::as_str);
+        let mut present: Vec<&str> = names.filter(|name| wanted.contains(name) || !is_known(name)).collect();
         present.sort_by_key(|name| (wanted.iter().position(|w| w == name).unwrap_or(wanted.len()), *name));
+        present.dedup();
         present
+    }
+
+    /// What the thin line through a bar or a point is.
+    pub fn note(&self) -> &'static str {
+        let sides = self.cells.iter().flat_map(|cell| &cell.sides);
+        match sides.map(|result| result.rounds.len()).max().unwrap_or(0) {
+            0 | 1 => "Measured once.",
+            few if few < ROUNDS_FOR_QUARTILES => "Medians of the rounds; thin lines reach from the least to the most.",
+            _ => "Medians of the rounds; thin lines are the middle half of them.",
+        }
     }
 
     /// Cells that differ in the sweep only, with what they have in common.
