@@ -246,23 +246,35 @@ fn counts() -> Vec<Cell> {
 }
 
 fn alone() -> Vec<Cell> {
-    let sides = ["plimsoll", "tokio"];
-    let timers = [1_000, 10_000, 100_000, 1_000_000].map(|timers| {
-        cell("timers", "", &[("timers", timers)], &sides, |_, price, mood| {
-            let ns = price * (timers as f64).log10() * 4.0 / mood;
-            sample(&[
-                ("insert_ns", ns),
-                ("reset_ns", ns * 0.6),
-                ("cancel_ns", ns * 0.8),
-                ("expire_ns", ns * 1.5),
-                ("bytes_per_timer", 60.0 * price),
-            ])
-        })
-    });
-    let wakeups = cell("wake-ups", "", &[], &sides, |_, price, mood| {
-        sample(&[("round_trip_ns", 9e3 * price / mood), ("posts_per_second", 8e6 * mood / price)])
-    });
-    timers.into_iter().chain([wakeups]).collect()
+    let mut cells = Vec::new();
+    for timers in [1_000, 10_000, 100_000, 1_000_000] {
+        for (variant, misses) in [("in-order", 1.0), ("at-random", 3.0)] {
+            let parameters = [("timers", timers)];
+            cells.push(cell("timers", variant, &parameters, &["plimsoll", "tokio"], |_, price, mood| {
+                let ns = misses * price * (timers as f64).log10() * 4.0 / mood;
+                sample(&[
+                    ("insert_ns", ns),
+                    ("reset_ns", ns * 0.6),
+                    ("cancel_ns", ns * 0.8),
+                    ("expire_ns", ns * 1.5),
+                    ("bytes_per_timer", 60.0 * price),
+                ])
+            }));
+        }
+    }
+    let keyed: &[(&str, &[(&str, f64)])] = &[("plimsoll", &[("bytes_per_timer", 54.0)])];
+    cells.push(exact("timers", "keyed", &[("timers", 1_000_000)], keyed));
+    let mailboxes = ["plimsoll", "tokio-unbounded", "tokio-bounded"];
+    cells.push(cell("wake-ups", "ping-pong", &[], &mailboxes, |_, price, mood| {
+        sample(&[("round_trip_ns", 9e3 * price / mood)])
+    }));
+    cells.push(cell("wake-ups", "one-way", &[], &mailboxes, |_, price, mood| {
+        with_curve(sample(&[("latency_p50_ns", 5e3 * price / mood), ("latency_p99_ns", 2e4 * price / mood)]))
+    }));
+    cells.push(cell("wake-ups", "burst", &[("posts", 1000)], &mailboxes, |_, price, mood| {
+        sample(&[("posts_per_second", 8e6 * mood / price)])
+    }));
+    cells
 }
 
 /// What the report of a run consists of.
@@ -398,6 +410,7 @@ fn aims_are_held_against_the_worst_cell() {
     assert!(row(&held, "user instructions a 64 B message").ends_with("| **missed** |"));
     assert!(row(&held, "split()").ends_with("| met |"));
     assert!(row(&held, "system calls a MiB").contains("not in this run"));
+    assert!(row(&held, "timers, a million: insert").contains("the worst of 2: at random, 1,000,000 timers"));
     for sample in &mut side_of(&mut run, "ping-pong", "plimsoll").rounds {
         sample.figures.entry("messages_per_second".to_owned()).and_modify(|value| *value *= 0.9);
     }

@@ -273,7 +273,7 @@ pub fn findings(views: &[View<'_>]) -> Vec<Finding> {
 impl Aim {
     fn finding(&self, views: &[View<'_>]) -> Finding {
         let fits: Vec<(&View<'_>, &Cell)> = self.cells(views);
-        let values = fits.iter().filter_map(|(view, cell)| Some((self.value(cell)?, view.label(cell))));
+        let values = fits.iter().filter_map(|(view, cell)| Some((self.value(cell)?, self.label(view, cell))));
         let worst = values.reduce(|a, b| if self.bound.is_worse(b.0.median, a.0.median) { b } else { a });
         let aim = self.bound.show(|value| match self.to {
             Some(_) => format!("{value}×"),
@@ -307,6 +307,13 @@ impl Aim {
         let matches = |(name, value): &(&str, u64)| cell.parameters.get(*name).is_none_or(|has| has == value);
         let right = cell.scenario == self.scenario && (self.variant.is_empty() || cell.variant == self.variant);
         right && self.parameters.iter().all(matches) && (self.value(cell).is_some() || self.has_failed(cell))
+    }
+
+    /// Which cell; and of which variant, where the aim speaks of all.
+    fn label(&self, view: &View<'_>, cell: &Cell) -> String {
+        let title = if self.variant.is_empty() { view.title().to_lowercase() } else { String::new() };
+        let parts = [title, view.label(cell)];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
     fn value(&self, cell: &Cell) -> Option<Spread> {

@@ -61,6 +61,15 @@ const FAN_OUT: &[Chart] = &[
     Lines { figures: &["deliveries_per_second"], scale: Scale::Linear, title: "How many deliveries a second?" },
 ];
 
+const TIMERS: &[Chart] = &[
+    Lines {
+        figures: &["insert_ns", "reset_ns", "cancel_ns", "expire_ns"],
+        scale: Scale::Log,
+        title: "What does it cost to insert, move, cancel and expire a timer?",
+    },
+    Bars { figures: &["bytes_per_timer"], title: "How much memory does a timer take?" },
+];
+
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "ping-pong",
@@ -332,41 +341,71 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "timers",
         title: "Timers",
         question: "What do inserting, moving, cancelling and expiring a timer cost, up to a million of them?",
-        reading: "In one process, on one thread, without sockets. A million timers fit no cache: what is measured \
-                  there is how many lines of memory an operation touches.",
-        parts: &[Part {
-            variant: "",
-            title: "",
-            sweep: &["timers"],
-            judged: &["insert_ns", "reset_ns", "cancel_ns", "expire_ns", "bytes_per_timer"],
-            shown: &[],
-            charts: &[
-                Lines {
-                    figures: &["insert_ns", "reset_ns", "cancel_ns", "expire_ns"],
-                    scale: Scale::Log,
-                    title: "What does it cost to insert, move, cancel and expire a timer?",
-                },
-                Bars { figures: &["bytes_per_timer"], title: "How much memory does a timer take?" },
-            ],
-        }],
+        reading: "In one process, on one thread, without sockets. In order, memory is walked through as it lies, and \
+                  this is the price of the instructions. At random a million timers fit no cache, and this is the \
+                  price of the lines of memory that an operation touches. A program lies between.",
+        parts: &[
+            Part {
+                variant: "in-order",
+                title: "In order",
+                sweep: &["timers"],
+                judged: &["insert_ns", "reset_ns", "cancel_ns", "expire_ns", "bytes_per_timer"],
+                shown: &[],
+                charts: TIMERS,
+            },
+            Part {
+                variant: "at-random",
+                title: "At random",
+                sweep: &["timers"],
+                judged: &["insert_ns", "reset_ns", "cancel_ns", "expire_ns", "bytes_per_timer"],
+                shown: &[],
+                charts: TIMERS,
+            },
+            Part {
+                variant: "keyed",
+                title: "Timers of connections",
+                sweep: &["timers"],
+                judged: &["insert_ns", "reset_ns", "cancel_ns", "bytes_per_timer"],
+                shown: &[],
+                charts: &[],
+            },
+        ],
     },
     Scenario {
         name: "wake-ups",
         title: "Wake-ups across threads",
         question: "What does it cost to hand work to the loop from another thread?",
-        reading: "A round trip is there and back between two threads on two cores; posts a second are one way, as \
-                  fast as they are taken.",
-        parts: &[Part {
-            variant: "",
-            title: "",
-            sweep: &[],
-            judged: &["round_trip_ns", "posts_per_second"],
-            shown: &[],
-            charts: &[Bars {
-                figures: &["round_trip_ns", "posts_per_second"],
-                title: "How soon is another thread's work begun, and how much of it is taken?",
-            }],
-        }],
+        reading: "A loop that sleeps has to be woken, and this is most of a round trip. In a burst the loop is awake for \
+                  nearly all, and what remains is the queue between the threads.",
+        parts: &[
+            Part {
+                variant: "ping-pong",
+                title: "There and back",
+                sweep: &[],
+                judged: &["round_trip_ns"],
+                shown: &[],
+                charts: &[Bars { figures: &["round_trip_ns"], title: "How long is the way to the loop and back?" }],
+            },
+            Part {
+                variant: "one-way",
+                title: "To a loop that sleeps",
+                sweep: &[],
+                judged: &["latency_p50_ns", "latency_p99_ns"],
+                shown: &["latency_p999_ns", "latency_max_ns"],
+                charts: &[Percentiles { title: "How soon does a sleeping loop take up what was posted?" }],
+            },
+            Part {
+                variant: "burst",
+                title: "Many at once",
+                sweep: &["posts"],
+                judged: &["posts_per_second"],
+                shown: &[],
+                charts: &[Bars {
+                    figures: &["posts_per_second"],
+                    title: "How many posts a second does the loop take?",
+                }],
+            },
+        ],
     },
     Scenario {
         name: "counts",
