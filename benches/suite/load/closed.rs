@@ -15,7 +15,7 @@
 //! both of a relay's sides.
 
 use super::pattern::{CHUNK_BYTES, Pattern};
-use super::peer::{Peer, about};
+use super::peer::{PATIENCE, Peer, about};
 use super::poll::Poll;
 use super::upstream::Upstream;
 use super::window::{Clock, Latencies, Phase, Processor, Window};
@@ -59,13 +59,18 @@ pub struct Run<'a> {
 const UPSTREAM: u64 = 1 << 32;
 
 impl Run<'_> {
-    /// Runs the groups beside each other; an outcome for each.
+    /// Runs the groups beside each other; an outcome for each. However short the warm-up, the window does not open
+    /// before every connection has had an answer: until then what is answered is what was written in one go.
     pub fn closed<const N: usize>(self, groups: [Group; N]) -> io::Result<([Outcome; N], Window)> {
         let mut window = Window::new(self.processor, self.clock.now(), self.warm_up, self.length);
         let mut all = Loop::new(self, groups)?;
         all.begin()?;
         loop {
             all.turn(true)?;
+            if all.unserved > 0 {
+                all.insist()?;
+                continue;
+            }
             match window.tick(all.clock.now())? {
                 Phase::Opened => all.forget(),
                 Phase::Closed => break,
@@ -85,6 +90,8 @@ struct Loop<'a, const N: usize> {
     patterns: [&'a Pattern; N],
     outcomes: [Outcome; N],
     flows: Vec<Flow>,
+    /// Those that have had no answer yet.
+    unserved: usize,
     upstream: Option<&'a mut Upstream>,
     poll: Poll,
     clock: Clock,
@@ -111,7 +118,8 @@ impl<'a, const N: usize> Loop<'a, N> {
         }
         let Run { upstream, clock, spin, .. } = run;
         let outcomes = [(); N].map(|()| Outcome::new());
-        Ok(Loop { patterns, outcomes, flows, upstream, poll, clock, spin, input: vec![0; CHUNK_BYTES] })
+        let (unserved, input) = (flows.len(), vec![0; CHUNK_BYTES]);
+        Ok(Loop { patterns, outcomes, flows, unserved, upstream, poll, clock, spin, input })
     }
 
     fn begin(&mut self) -> io::Result<()> {
@@ -137,6 +145,7 @@ impl<'a, const N: usize> Loop<'a, N> {
             }
             let answered = flow.receive(&mut self.input, self.clock, pattern, &mut outcome.latencies)?;
             outcome.messages += answered as u64;
+            self.unserved -= usize::from(answered > 0 && flow.answered == answered as u64);
             let next = if flow.batch && !flow.starts.is_empty() { 0 } else { answered };
             if more && next > 0 {
                 let next = if flow.batch { flow.depth } else { next };
@@ -144,6 +153,14 @@ impl<'a, const N: usize> Loop<'a, N> {
             }
         }
         Ok(())
+    }
+
+    /// That some have had no answer is all right for a while.
+    fn insist(&self) -> io::Result<()> {
+        if self.clock.now() < PATIENCE.as_nanos() as u64 {
+            return Ok(());
+        }
+        Err(waiting(io::Error::new(io::ErrorKind::TimedOut, "some have had no answer at all"), &self.flows))
     }
 
     /// The window opens: what was counted so far does not count.
@@ -216,7 +233,7 @@ impl Flow {
 }
 
 fn waiting(e: io::Error, flows: &[Flow]) -> io::Error {
+    let served = flows.iter().filter(|flow| flow.answered > 0).count();
     let behind = flows.iter().filter(|flow| flow.peer.received < flow.peer.wanted).count();
-    let served = flows.len() - behind;
-    about(&format!("{served} of {} connections are served, {behind} wait for an answer", flows.len()), e)
+    about(&format!("of {} connections {served} have been served and {behind} wait for an answer", flows.len()), e)
 }

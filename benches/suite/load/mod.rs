@@ -5,9 +5,9 @@
 //! should be*, and the connections that were really served are counted. Where either is wrong the run is an error with
 //! a sentence that says what, and never a row of the report.
 //!
-//! What it costs itself: the same system calls for a message as the barest server, and a tenth of that in user space. So
-//! at many connections no server can look faster than this program, and the message rates of fast ones draw together;
-//! the processor time that a server spends for a message has no such ceiling.
+//! What it costs itself: the same system calls for a message as the barest server, and a tenth of that in user space.
+//! So at many connections no server can look faster than this program, and the message rates of fast ones draw
+//! together; the processor time that a server spends for a message has no such ceiling.
 //!
 //! ```text
 //!   pattern ── what stands at each place of a stream       window ── what time it was, what the server had spent
