@@ -39,8 +39,8 @@ use std::ops::{Deref, DerefMut};
 /// ```
 ///
 /// `on_open`, `on_data`, `on_eof` and `on_timer` are called in the turn in which their event is served. Marks and
-/// endings are told when the turn settles, after everything has been flushed; `on_write_complete` also right after a
-/// callback whose output the kernel took at once. A connection that could not be made hears `on_close` only.
+/// endings are told when the turn settles, after everything has been flushed; `on_write_complete` when the connection
+/// has been, which may be right after a callback. A connection that could not be made hears `on_close` only.
 ///
 /// ```no_run
 /// use plimsoll::{Bytes, BytesMut, CloseReason, Ctx, Flow, Handler, Reactor, Token};

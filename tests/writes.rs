@@ -148,6 +148,34 @@ fn on_write_complete_comes_when_the_kernel_has_taken_everything_and_not_before()
 }
 
 #[test]
+fn what_a_turn_sends_to_many_is_one_write_and_one_completion_for_each() {
+    const SUBSCRIBERS: usize = 200;
+    let mut reactor = Reactor::new(App::default()).expect("a reactor");
+    let listener = reactor.net.listen("127.0.0.1:0", |_, _| Some(hook(told))).expect("it listens");
+    let address = address_of(&reactor, listener);
+    let mut streams: Vec<TcpStream> = (0..SUBSCRIBERS).map(|_| peer(address)).collect();
+    turn_until(&mut reactor, "all are accepted", |r| r.app.opened.len() == SUBSCRIBERS);
+    let before = *reactor.net.stats();
+    for message in ["one ", "two ", "three"] {
+        for token in reactor.app.opened.clone() {
+            reactor.net.send(token, message);
+        }
+    }
+    turn_for(&mut reactor, Duration::from_millis(2));
+    assert_eq!(reactor.net.stats().writes - before.writes, SUBSCRIBERS as u64);
+    assert_eq!(reactor.net.stats().held, before.held, "nothing is left of it");
+    let mut completes = std::mem::take(&mut reactor.app.completes);
+    completes.sort_unstable();
+    reactor.app.opened.sort_unstable();
+    assert_eq!(completes, reactor.app.opened);
+    for stream in &mut streams {
+        let mut got = [0; 13];
+        stream.read_exact(&mut got).expect("it comes");
+        assert_eq!(&got, b"one two three");
+    }
+}
+
+#[test]
 fn a_handler_that_sends_more_in_on_write_complete_leaves_the_others_their_turn() {
     struct Fountain;
     impl plimsoll::Handler<App> for Fountain {
