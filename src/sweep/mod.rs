@@ -178,11 +178,11 @@ fn storm(scene: &Scene) -> Tally {
             }
             let plan = (1..SITES_LIMIT).step_by(3).fold(scene.plan(), |plan, nth| plan.with(call, nth, fault));
             let (plan, verdict) = play(scene, plan, scene.kind(kind));
-            if plan.met() == 0 {
+            if plan.made(call) == 0 {
                 break;
             }
             let (sites, plays) = tally.calls.entry(call).or_default();
-            *sites += plan.met();
+            *sites += plan.made(call).div_ceil(3);
             *plays += 1;
             if let Err(what) = verdict {
                 tally.failures.push(format!("{}: every third {call} {}: {what}", scene.name, name(fault)));
