@@ -365,9 +365,10 @@ impl Connection {
                     // All that was there has been read, and what comes later brings an edge. Not so after an
                     // urgent mark, an end or an error, nor on sockets that keep message boundaries.
                     let short = n < limit && buffer.len() < buffer.capacity();
-                    if short && !self.flags.has(Flags::CUT_READS) {
-                        let tcp = self.flags.has(Flags::TCP);
-                        self.flags.clear(if tcp { Flags::READABLE.or(Flags::PROMISED) } else { Flags::PROMISED });
+                    if short && self.flags.has(Flags::TCP) && !self.flags.has(Flags::CUT_READS) {
+                        self.flags.clear(Flags::READABLE.or(Flags::PROMISED));
+                    } else if short && !self.flags.has(Flags::CUT_READS) {
+                        self.flags.clear(Flags::PROMISED);
                     }
                     return Received::Bytes;
                 }

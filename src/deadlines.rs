@@ -17,7 +17,8 @@
 //! nothing. By experience a call also says EAGAIN for other reasons: a sandbox or a tracer that answers in the kernel's
 //! place, a filter in the kernel, a bug. So those who wait for room, and those whose promised input was not there, stand
 //! in a list, and once a second the kernel is asked about each of them anew. An epoll_ctl(2) that changes nothing does
-//! that: what is ready is an edge again. The busy path pays nothing, and a peer that is slow for hours one call a second.
+//! that: what is ready is an edge again. The busy path pays a bit in a word
+//! that it writes anyway, and a peer that is slow for hours one call a second.
 
 use crate::connection::{Flags, Phase};
 use crate::handler::CloseReason;
