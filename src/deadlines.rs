@@ -14,11 +14,10 @@
 //!
 //! The special problem of the edge that does not come: an edge is told once, so a connection that waits for one waits
 //! for ever if there is none. By epoll(7) there always is one, after a write that found no room or a read that found
-//! nothing. By experience a call also says EAGAIN for other reasons: a sandbox or a tracer that answers in the kernel's
-//! place, a filter in the kernel, a bug. So those who wait for room, and those whose promised input was not there, stand
-//! in a list, and once a second the kernel is asked about each of them anew. An epoll_ctl(2) that changes nothing does
-//! that: what is ready is an edge again. The busy path pays a bit in a word
-//! that it writes anyway, and a peer that is slow for hours one call a second.
+//! nothing. But what answers in the kernel's place, a sandbox or a tracer, may say EAGAIN for reasons of its own. So those
+//! who wait for room, and those whose promised input was not there, stand in a list, and once a second the kernel is
+//! asked about each of them anew. An epoll_ctl(2) that changes nothing does that: what is ready is an edge again. The busy
+//! path pays a bit in a word that it writes anyway, and a peer that is slow for hours one call a second.
 
 use crate::connection::{Flags, Phase};
 use crate::handler::CloseReason;
