@@ -151,8 +151,10 @@ extern "C" fn on_signal(signum: libc::c_int) {
         pending.store(true, SeqCst);
         let bell = bell.load(SeqCst);
         if bell != SILENT {
-            // Failure is ignored: the counter is full, thus rung, or there is nobody to tell.
-            event::write_one(bell);
+            // A ring that was interrupted has not rung, and nobody would look at the flag before something else
+            // happens. Other failures are ignored: the counter is full, thus rung, or there is nobody to tell.
+            // SAFETY: as above.
+            while event::write_one(bell) < 0 && unsafe { *errno } == libc::EINTR {}
         }
     }
     RINGING.fetch_sub(1, SeqCst);
