@@ -178,7 +178,7 @@ fn interrupted(lp: &mut Loop<'_, Soak>) {
         Phase::LastDrain | Phase::Over => {
             lp.app.ledger.complain("interrupted while draining".to_owned());
             lp.app.cut_short = true;
-            lp.stop();
+            enter(lp, Phase::Over);
         }
     }
 }
