@@ -4,72 +4,14 @@
 
 mod support;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use nix::sys::signal::Signal;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
+use support::examples::{Server, example};
 use support::{DEADLINE, accept, full_listener, pattern, peer, read_all, upstream};
-
-fn example(name: &str) -> Command {
-    let mut path: PathBuf = std::env::current_exe().expect("this test has a file");
-    path.pop();
-    path.pop();
-    path.extend(["examples", name]);
-    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
-    let mut command = Command::new(path);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
-    command
-}
-
-/// A server that is killed when the test is over, however it ends.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(name: &str, arguments: &[&str]) -> Server {
-        let mut child = example(name).args(arguments).spawn().expect("it starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let address = line.strip_prefix("listening on ").and_then(|line| line.strip_suffix('\n'));
-        let address = address.unwrap_or_else(|| panic!("{name} says {line:?}")).to_owned();
-        Server { child, address }
-    }
-
-    fn ip(&self) -> SocketAddr {
-        self.address.parse().expect("an IP address")
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
-    }
-
-    /// How it ends, without being killed.
-    #[track_caller]
-    fn wait(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("it is ours") {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 fn output(name: &str, arguments: &[&str]) -> Output {
     example(name).args(arguments).output().expect("it starts")
@@ -172,7 +114,7 @@ fn echo_that_was_told_to_stop_twice_stops_at_once() {
     while TcpStream::connect(echo.ip()).is_ok() {
         assert!(start.elapsed() < DEADLINE, "it goes on accepting");
     }
-    assert!(echo.child.try_wait().expect("it is ours").is_none(), "it waits for its peer to read");
+    assert!(echo.runs(), "it waits for its peer to read");
     echo.signal(Signal::SIGINT);
     assert_eq!(echo.wait(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(4), "not by the deadline: {:?}", start.elapsed());

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub mod allocations;
+pub mod examples;
 pub mod witness;
 
 use nix::sys::socket::{setsockopt, sockopt};
