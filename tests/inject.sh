@@ -43,8 +43,8 @@ echo  passing  sendto                   ENOBUFS       7..80+9
 echo  passing  sendto                   ENOMEM        8..80+13
 split passing  sendmsg,writev           EINTR         1+2
 split passing  sendmsg,writev           EAGAIN        1..40+2
-split passing  sendmsg,writev           ENOBUFS       2..40+3
-split passing  sendmsg,writev           ENOMEM        3..40+4
+split passing  sendmsg,writev           ENOBUFS       1..40+3
+split passing  sendmsg,writev           ENOMEM        1..40+4
 echo  passing  epoll_wait,epoll_pwait2  EINTR         2+2
 echo  passing  accept4                  EINTR         2+2
 echo  passing  accept4                  EAGAIN        2..20+2
