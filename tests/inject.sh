@@ -22,7 +22,7 @@ set -uo pipefail
 
 readonly BULK_BYTES=$((1 << 20)) LINES=5
 # What a late peer sends before it reads: more than the kernel holds on the way, so that pieces queue in the server.
-readonly LATE_PARTS=16 LATE_S=0.5
+readonly LATE_PARTS=16 LATE_S=1.5
 # Nothing here takes so long, but a machine may be slow. A peer that has to be stopped by it hangs.
 readonly PATIENCE_S=15
 # A server that outlives this script, which was killed, does so no longer.
