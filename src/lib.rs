@@ -75,6 +75,9 @@ mod deadlines;
 mod dial;
 mod ending;
 mod filter;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod handler;
 mod handlers;
 mod handover;

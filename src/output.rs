@@ -238,20 +238,90 @@ impl OutputPool {
     }
 }
 
+/// What holds of any queue, for the tests and for a fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod property {
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    pub enum Step {
+        Copy(usize),
+        Link(usize),
+        /// From where in the read buffer, of [`READ_BUFFER_BYTES`], and how much of it.
+        Borrow(usize, usize),
+        Advance(usize),
+        Own,
+        Settle,
+    }
+
+    pub const READ_BUFFER_BYTES: usize = 8192;
+
+    /// So many steps make no more pieces than [`contents`] sees.
+    pub const STEPS_MAX: usize = 30;
+
+    pub fn contents(output: &Output) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 64];
+        let filled = output.slices(&mut slices);
+        slices[..filled].iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    /// Against the simplest model there is: one vector of bytes.
+    pub fn the_queue_agrees_with_a_plain_vector(steps: impl IntoIterator<Item = Step>) {
+        let mut output = Output::default();
+        let mut model: VecDeque<u8> = VecDeque::new();
+        let mut next = 0u8;
+        let mut fresh = |n: usize| -> Vec<u8> {
+            let step = |_| {
+                next = next.wrapping_mul(5).wrapping_add(1);
+                next
+            };
+            (0..n).map(step).collect()
+        };
+        let read_buffer = Bytes::from(fresh(READ_BUFFER_BYTES));
+        let start = read_buffer.as_ptr() as usize;
+        let range = start..start + read_buffer.len();
+        for step in steps.into_iter().take(STEPS_MAX) {
+            match step {
+                Step::Copy(n) => {
+                    let data = fresh(n);
+                    output.push_copy(&data);
+                    model.extend(data);
+                }
+                Step::Link(n) => {
+                    let data = fresh(n);
+                    model.extend(&data);
+                    output.push_shared(data.into(), false);
+                }
+                Step::Borrow(from, len) => {
+                    let data = read_buffer.slice(from..from + len);
+                    model.extend(&data[..]);
+                    output.push_shared(data, true);
+                }
+                Step::Advance(n) => {
+                    let n = n.min(output.queued());
+                    output.advance(n);
+                    model.drain(..n);
+                }
+                Step::Own => {
+                    output.own(&range);
+                    assert!(read_buffer.is_unique());
+                }
+                Step::Settle => output.settle(),
+            }
+            assert_eq!(output.queued(), model.len());
+            assert!(model.make_contiguous() == contents(&output));
+        }
+        let rest: Vec<u8> = output.take_pieces().concat();
+        assert!(model.iter().eq(rest.iter()));
+        assert_eq!(output.queued(), 0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::property::{Step, contents, the_queue_agrees_with_a_plain_vector};
     use super::*;
     use proptest::prelude::*;
-
-    fn contents(output: &Output) -> Vec<u8> {
-        let mut slices = [IoSlice::new(&[]); 64];
-        let mut all = Vec::new();
-        let filled = output.slices(&mut slices);
-        for slice in &slices[..filled] {
-            all.extend_from_slice(slice);
-        }
-        all
-    }
 
     #[test]
     fn sixteen_small_sends_stand_in_one_piece() {
@@ -320,16 +390,6 @@ mod tests {
         assert!(pool.spare.is_empty());
     }
 
-    #[derive(Debug, Clone)]
-    enum Step {
-        Copy(usize),
-        Link(usize),
-        Borrow(usize, usize),
-        Advance(usize),
-        Own,
-        Settle,
-    }
-
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             (0..3000usize).prop_map(Step::Copy),
@@ -344,38 +404,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against the simplest model there is: one vector of bytes.
         #[test]
-        fn the_queue_agrees_with_a_plain_vector(steps in steps()) {
-            let mut output = Output::default();
-            let mut model: VecDeque<u8> = VecDeque::new();
-            let mut next = 0u8;
-            let mut fresh = |n: usize| -> Vec<u8> {
-                (0..n).map(|_| { next = next.wrapping_mul(5).wrapping_add(1); next }).collect()
-            };
-            let read_buffer = Bytes::from(fresh(8192));
-            let start = read_buffer.as_ptr() as usize;
-            let range = start..start + read_buffer.len();
-            for step in steps {
-                match step {
-                    Step::Copy(n) => { let data = fresh(n); output.push_copy(&data); model.extend(data); }
-                    Step::Link(n) => { let data = fresh(n); model.extend(&data); output.push_shared(data.into(), false); }
-                    Step::Borrow(from, len) => {
-                        let data = read_buffer.slice(from..from + len);
-                        model.extend(&data[..]);
-                        output.push_shared(data, true);
-                    }
-                    Step::Advance(n) => { let n = n.min(output.queued()); output.advance(n); model.drain(..n); }
-                    Step::Own => { output.own(&range); prop_assert!(read_buffer.is_unique()); }
-                    Step::Settle => output.settle(),
-                }
-                prop_assert_eq!(output.queued(), model.len());
-                // `slices` shows at most 64 pieces; fewer steps than that make fewer pieces, so it shows all.
-                prop_assert!(model.make_contiguous() == contents(&output));
-            }
-            let rest: Vec<u8> = output.take_pieces().concat();
-            prop_assert!(model.iter().eq(rest.iter()));
-            prop_assert_eq!(output.queued(), 0);
+        fn any_steps_agree(steps in steps()) {
+            the_queue_agrees_with_a_plain_vector(steps);
         }
     }
 }

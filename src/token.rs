@@ -162,11 +162,41 @@ impl<T> Table<T> {
     }
 }
 
+/// What holds of any table, for the tests and for a fuzzer.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod property {
+    use super::*;
+    use std::collections::HashMap;
+
+    /// Against a map that never forgets: an old token finds nothing, a live one finds its own value. A step inserts,
+    /// or removes one of the tokens ever given.
+    pub fn the_table_agrees_with_a_map_that_never_reuses_names(steps: impl IntoIterator<Item = (bool, usize)>) {
+        let mut table = Table::default();
+        let mut model: HashMap<Token, usize> = HashMap::new();
+        let mut given: Vec<Token> = Vec::new();
+        for (step, (insert, pick)) in steps.into_iter().enumerate() {
+            if insert || given.is_empty() {
+                let token = table.insert(step);
+                assert!(model.insert(token, step).is_none(), "a token was given twice");
+                given.push(token);
+            } else {
+                let token = given[pick % given.len()];
+                assert_eq!(table.remove(token), model.remove(&token));
+            }
+            assert_eq!(table.len(), model.len());
+            for token in &given {
+                assert_eq!(table.get(*token), model.get(token));
+            }
+        }
+        assert_eq!(table.iter().count(), model.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::property::the_table_agrees_with_a_map_that_never_reuses_names;
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashMap;
 
     #[test]
     fn a_reused_slot_does_not_answer_to_the_old_token() {
@@ -206,27 +236,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against a map that never forgets: an old token finds nothing, a live one finds its own value.
         #[test]
-        fn the_table_agrees_with_a_map_that_never_reuses_names(steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 1..400)) {
-            let mut table = Table::default();
-            let mut model: HashMap<Token, usize> = HashMap::new();
-            let mut given: Vec<Token> = Vec::new();
-            for (step, (insert, pick)) in steps.into_iter().enumerate() {
-                if insert || given.is_empty() {
-                    let token = table.insert(step);
-                    prop_assert!(model.insert(token, step).is_none(), "a token was given twice");
-                    given.push(token);
-                } else {
-                    let token = *pick.get(&given);
-                    prop_assert_eq!(table.remove(token), model.remove(&token));
-                }
-                prop_assert_eq!(table.len(), model.len());
-                for token in &given {
-                    prop_assert_eq!(table.get(*token), model.get(token));
-                }
-            }
-            prop_assert_eq!(table.iter().count(), model.len());
+        fn any_steps_agree(steps in prop::collection::vec((any::<bool>(), any::<usize>()), 1..400)) {
+            the_table_agrees_with_a_map_that_never_reuses_names(steps);
         }
     }
 }

@@ -4,8 +4,9 @@
 
 mod support;
 
-use nix::sys::signal::Signal;
-use std::io::{ErrorKind, Read, Write};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Output;
 use std::thread;
@@ -41,11 +42,11 @@ fn exchange(mut stream: TcpStream, data: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn each_has_a_help() {
-    for name in ["echo", "relay"] {
+    for (name, option) in [("echo", "--max-connections"), ("relay", "--max-connections"), ("soak", "--minutes")] {
         let output = output(name, &["--help"]);
         assert_eq!(output.status.code(), Some(0));
         let help = String::from_utf8(output.stdout).expect("text");
-        assert!(help.contains("Usage") && help.contains("--max-connections"), "{help}");
+        assert!(help.contains("Usage") && help.contains(option), "{help}");
     }
 }
 
@@ -200,4 +201,23 @@ fn relay_ends_idle_pairs_and_leaves_those_over_the_limit_waiting() {
     (&second).write_all(b"y").expect("written");
     second.set_read_timeout(Some(DEADLINE)).expect("a time-out");
     (&second).read_exact(&mut [0]).expect("it has its turn");
+}
+
+#[test]
+fn soak_finds_both_well_and_says_so() {
+    let output = output("soak", &["--minutes", "0.05", "--every", "1", "--seed", "1"]);
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.starts_with("seed 1: ") && said.ends_with("\nverdict: well\n"), "{said}");
+}
+
+#[test]
+fn soak_that_is_interrupted_gives_its_verdict_at_once() {
+    let mut soak = example("soak").args(["--minutes", "60", "--every", "0.2"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(soak.stdout.take().expect("a pipe")).lines().map(|line| line.expect("text"));
+    // A line with connections that are over: it is under way.
+    assert!(lines.any(|line| line.contains("done") && !line.contains("done       0")), "it ends by itself");
+    kill(Pid::from_raw(soak.id() as i32), Signal::SIGINT).expect("it runs");
+    assert_eq!(lines.last().as_deref(), Some("verdict: well"));
+    assert!(soak.wait().expect("it is ours").success());
 }

@@ -47,6 +47,7 @@ const FLOORS: &[Floor] = &[
         imports_itself: true,
     },
     Floor { name: "protocol", modules: &["codec"], imports_itself: true },
+    Floor { name: "workshop", modules: &["fuzz"], imports_itself: false },
 ];
 
 /// What only the ground floor's `sys` may name: descriptors, sockets, system calls, clocks.

@@ -65,11 +65,14 @@ pub fn code_of(source: &str) -> String {
     code
 }
 
-/// `code` without its `#[cfg(test)]` items.
+/// What stands before items that are no part of the library.
+const OF_TESTS: [&str; 2] = ["#[cfg(test)]", "#[cfg(any(test, fuzzing))]"];
+
+/// `code` without the items of its tests.
 pub fn without_tests(code: &str) -> String {
     let mut rest = code;
     let mut kept = String::with_capacity(code.len());
-    while let Some(at) = rest.find("#[cfg(test)]") {
+    while let Some(at) = OF_TESTS.iter().filter_map(|mark| rest.find(mark)).min() {
         kept.push_str(&rest[..at]);
         rest = &rest[at..];
         rest = &rest[item_len(rest)..];
