@@ -181,9 +181,10 @@ pub fn write<T: Copy>(control: &mut Control, level: libc::c_int, kind: libc::c_i
     const { assert!(space_for::<T>() <= CONTROL_BYTES) };
     let head = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
     // SAFETY: `Control` is aligned for a `cmsghdr`, and the first line says that header and value fit into it.
-    // The header is zeroed first, since some C libraries have padding in it.
+    // All is zeroed first: there is padding behind the value, and in the header of some C libraries, and the kernel is
+    // given no byte that was never written.
     unsafe {
-        head.write(MaybeUninit::zeroed().assume_init());
+        head.cast::<u8>().write_bytes(0, space_for::<T>());
         (*head).cmsg_len = libc::CMSG_LEN(size_of::<T>() as libc::c_uint) as _;
         (*head).cmsg_level = level;
         (*head).cmsg_type = kind;
