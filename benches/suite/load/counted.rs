@@ -4,8 +4,8 @@
 //! two runs of different length is then the price of what the longer one did more.
 //!
 //! ```text
-//!   echo     every connection: write, write, write …     then every connection: read, read, read …     R rounds
-//!   pairs    every pair: write …    every upstream side: read and write …    every pair: read …         R rounds
+//!   echo     every connection: write, write, write …    every connection: read, read, read …                       R rounds
+//!   pairs    every pair: write …    every far end: read …    every far end: write …    every pair: read …   R rounds
 //! ```
 
 use super::pattern::{CHUNK_BYTES, Pattern};
@@ -25,7 +25,7 @@ pub fn run(
     for _ in 0..rounds {
         peers.iter_mut().try_for_each(|peer| peer.write_all(len, pattern))?;
         if let Some(upstream) = &mut upstream {
-            (0..peers.len()).try_for_each(|index| upstream.answer(index, len))?;
+            upstream.answer_all(len)?;
         }
         peers.iter_mut().try_for_each(|peer| peer.read_all(&mut input, pattern))?;
     }

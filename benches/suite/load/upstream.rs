@@ -75,6 +75,20 @@ impl Upstream {
         Ok(())
     }
 
+    /// Waits for `len` bytes on every stream before it sends any back: a burst each way, which a relay that is counted,
+    /// and slow therefore, meets as a whole. How many messages share one of its turns is then no matter of timing.
+    pub fn answer_all(&mut self, len: usize) -> io::Result<()> {
+        let mut held = vec![0; len * self.streams.len()];
+        let about_pair = |index: usize, e| about(&format!("the upstream side of pair {index}"), e);
+        for (index, (stream, held)) in self.streams.iter_mut().zip(held.chunks_exact_mut(len)).enumerate() {
+            stream.read_exact(held).map_err(|e| about_pair(index, e))?;
+        }
+        for (index, (stream, held)) in self.streams.iter_mut().zip(held.chunks_exact(len)).enumerate() {
+            stream.write_all(held).map_err(|e| about_pair(index, e))?;
+        }
+        Ok(())
+    }
+
     /// Sends back what one read brings, and says how much it was; 0 if there is nothing to read.
     #[inline]
     pub fn answer_some(&mut self, index: usize) -> io::Result<usize> {
