@@ -155,20 +155,20 @@ impl Planner {
 
     pub fn fan_out(&mut self) {
         let counts: &[u64] = self.scale.pick(&[50], &[1000], &[10, 100, 1000, 5000]);
-        let bursts: &[u64] = self.scale.pick(&[16], &[1, 16], &[1, 16]);
-        let variants: &[(&str, &str)] = self.scale.pick(
-            &[("", ""), ("sleeper", "--sleeper")],
-            &[("sleeper", "--sleeper")],
-            &[("", ""), ("sleeper", "--sleeper")],
+        // With a sleeper or without: messages of a burst.
+        let kinds: &[(&str, u64)] = self.scale.pick(
+            &[("", 16), ("sleeper", 16)],
+            &[("sleeper", 1), ("sleeper", 16)],
+            &[("", 1), ("", 16), ("sleeper", 16)],
         );
         for subscribers in self.fit("fan-out", counts, 1) {
-            for (burst, (variant, sleeper)) in bursts.iter().flat_map(|burst| variants.iter().map(move |v| (burst, v)))
-            {
+            for &(variant, burst) in kinds {
+                let sleeper = if variant.is_empty() { "" } else { "--sleeper" };
                 // A burst to all of them takes so long, and there are to be ten.
                 let window = self.window(0.3, 10.0 * subscribers as f64 * 8e-6);
                 let what = format!("fan-out --subscribers {subscribers} --size 64 --burst {burst} {sleeper}");
                 self.jobs.push(Job {
-                    parameters: named(&[("size_bytes", 64), ("subscribers", subscribers), ("burst", *burst)]),
+                    parameters: named(&[("size_bytes", 64), ("subscribers", subscribers), ("burst", burst)]),
                     sides: FANS.to_vec(),
                     rounds: self.scale.pick(1, 3, 7),
                     work: load(Role::FanOut, &format!("{what} {}", window.arguments())),
