@@ -79,6 +79,9 @@ impl Workers {
     /// The job itself, untouched: when the queue is full, or when a thread was needed, could not be started and
     /// there is no other. If there is another, the job waits for that one.
     pub fn submit(&self, job: Job) -> Result<(), Job> {
+        // A simulated run has one thread.
+        #[cfg(any(test, feature = "sim"))]
+        let Some(job) = sys::sim::run_later(job) else { return Ok(()) };
         let mut state = self.pool.lock();
         let unfinished = state.queue.len() + state.running;
         if unfinished >= self.pool.max_threads.saturating_add(self.pool.queue_limit) {

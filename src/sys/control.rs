@@ -172,6 +172,25 @@ pub fn write_packet_info(
     }
 }
 
+/// Writes what the kernel tells of a datagram that has come; the answer is the length that is in use.
+#[cfg(any(test, feature = "sim"))]
+pub fn tell_packet_info(control: &mut Control, to: IpAddr, interface: u32) -> usize {
+    match to {
+        IpAddr::V4(to) => {
+            let info = libc::in_pktinfo {
+                ipi_ifindex: interface as libc::c_int,
+                ipi_spec_dst: in_addr(if is_for_many(to.into()) { Ipv4Addr::LOCALHOST } else { to }),
+                ipi_addr: in_addr(to),
+            };
+            write(control, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+        }
+        IpAddr::V6(to) => {
+            let info = libc::in6_pktinfo { ipi6_addr: in6_addr(to), ipi6_ifindex: interface };
+            write(control, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+        }
+    }
+}
+
 fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }

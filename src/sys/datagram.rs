@@ -154,6 +154,38 @@ impl Inbox {
         Ok(self.filled)
     }
 
+    /// Takes what `next` has, at most `max`, as [`receive`](Inbox::receive) does from the kernel: data, sender, the
+    /// address it was sent to and the interface.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn fill(
+        &mut self,
+        max: usize,
+        mut next: impl FnMut() -> Option<(Vec<u8>, Address, Option<IpAddr>, u32)>,
+    ) -> usize {
+        self.headers[..self.filled].iter_mut().for_each(reset);
+        self.filled = 0;
+        while self.filled < self.headers.len().min(max)
+            && let Some((data, from, to, interface)) = next()
+        {
+            let (slot, fits) = (self.filled, data.len().min(self.slot_bytes));
+            let header = &mut self.headers[slot];
+            header.msg_len = data.len() as _;
+            header.msg_hdr.msg_flags = if fits < data.len() { libc::MSG_TRUNC } else { 0 };
+            header.msg_hdr.msg_namelen = sockaddr::encode(&from, &mut self.names[slot]).unwrap_or(0);
+            header.msg_hdr.msg_controllen = match to {
+                Some(to) => control::tell_packet_info(&mut self.controls[slot], to, interface) as _,
+                None => 0,
+            };
+            // SAFETY: the slot lies within the capacity, and `fits` within the slot.
+            unsafe {
+                let start = self.bytes.as_mut_ptr().cast::<u8>().add(slot * self.slot_bytes);
+                data.as_ptr().copy_to_nonoverlapping(start, fits);
+            }
+            self.filled += 1;
+        }
+        self.filled
+    }
+
     /// The datagram in slot `i` of the last `receive`.
     ///
     /// # Panics

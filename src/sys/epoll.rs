@@ -48,6 +48,12 @@ impl Event {
     /// To fill the array that [`Epoll::wait`] writes to.
     pub const EMPTY: Event = Event(libc::epoll_event { events: 0, u64: 0 });
 
+    /// As the kernel would write it.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn new(flags: u32, data: u64) -> Event {
+        Event(libc::epoll_event { events: flags, u64: data })
+    }
+
     /// What is ready: [`IN`], [`OUT`], [`PRI`], [`RDHUP`], [`ERR`], [`HUP`].
     #[inline]
     pub fn flags(&self) -> u32 {
@@ -88,6 +94,12 @@ impl Epoll {
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the kernel has just made it for us.
         Ok(Epoll { fd: unsafe { Fd::from_new(fd) } })
+    }
+
+    /// An instance that is there already.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn from_fd(fd: Fd) -> Epoll {
+        Epoll { fd }
     }
 
     /// Asks for `flags` of `fd`, to be reported with `data`.

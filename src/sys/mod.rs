@@ -13,7 +13,7 @@
 //!             datagram  control  multicast        datagrams
 //!             address  sockaddr  interface        places
 //!             clock  random  thread               what makes one run differ from the next
-//!             fault  seam                         who may answer in the kernel's place (tests only)
+//!             fault  seam  sim                    who may answer in the kernel's place (tests only)
 //!  ───────────────────────────────┬─────────────────────────────────────────────────────────────
 //!   kernel                  int, void *, socklen_t, errno             any call may fail
 //! ```
@@ -33,11 +33,16 @@
 //! What a mistaken length from the kernel could break is checked here as well; what a peer sends is not looked at.
 #![allow(unsafe_code)]
 
-/// The first line of a function that makes a system call: a fault plan may answer in place of the kernel.
+/// The first line of a function that makes a system call: a fault plan, or a
+/// simulated kernel, may answer in place of the real one.
 #[cfg(any(test, feature = "fault"))]
 macro_rules! seam {
     ($call:ident($($argument:expr),*)) => {
         if let Some(answer) = $crate::sys::seam::$call($($argument),*) {
+            return answer;
+        }
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(answer) = $crate::sys::sim::$call($($argument),*) {
             return answer;
         }
     };
@@ -67,6 +72,8 @@ pub mod random;
 mod seam;
 pub mod signal;
 pub mod signum;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod sockaddr;
 pub mod socket;
 pub mod thread;

@@ -10,6 +10,8 @@
 //!                    └──► recv(2) ◄── None ───┘
 //! ```
 //!
+//! Where nothing is planned and this thread has a simulated kernel, that answers next (`sim`, by the same names).
+//!
 //! A call that is cut short comes through here twice: the second time with less to move, and the plan looks aside.
 //!
 //! The special problem of the shortened read: TCP never returns less than it has unless a mark or an end stands
@@ -132,6 +134,10 @@ pub fn is_socket_file(_path: &Path) -> Option<bool> {
 
 /// Bytes that could be read now.
 fn waiting(fd: &Fd) -> usize {
+    #[cfg(any(test, feature = "sim"))]
+    if let Some(waiting) = super::sim::waiting(fd) {
+        return waiting;
+    }
     let mut bytes: libc::c_int = 0;
     // SAFETY: the request writes an int, and `bytes` is one.
     unsafe { libc::ioctl(fd.raw(), libc::FIONREAD, &raw mut bytes) };
@@ -140,6 +146,10 @@ fn waiting(fd: &Fd) -> usize {
 
 /// Has epoll report anew what is ready on `fd`.
 fn arm_again(fd: &Fd) {
+    #[cfg(any(test, feature = "sim"))]
+    if super::sim::arm_again(fd) {
+        return;
+    }
     let Some((epoll, events, data)) = INTERESTS.with_borrow(|interests| interests.get(&fd.raw()).copied()) else {
         return;
     };

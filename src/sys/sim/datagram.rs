@@ -1,0 +1,179 @@
+//! Datagram sockets: a queue of whole messages, bounded in bytes; what does not fit is lost without a word.
+//!
+//! Sending to a receiver that is not there is no error for a UDP socket that is not connected; to a Unix one it
+//! is. UDP reports room after every send, because the message has left the buffer by then.
+
+use super::kernel::{Errno, Id, Kernel, Protocol, What};
+use crate::sys::Address;
+use crate::sys::epoll::{IN, OUT};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The longest UDP payload over IPv4.
+const LONGEST: usize = 65_507;
+
+/// One message that has arrived.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub from: Address,
+    pub to: Address,
+    pub data: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct Datagram {
+    pub unix: bool,
+    pub local: Option<Address>,
+    pub remote: Option<Address>,
+    pub shared: bool,
+    pub packet_info: bool,
+    pub rx: VecDeque<Message>,
+    pub rx_bytes: usize,
+    pub rx_limit: usize,
+}
+
+impl Datagram {
+    pub fn new(unix: bool, rx_limit: usize) -> Datagram {
+        Datagram {
+            unix,
+            local: None,
+            remote: None,
+            shared: false,
+            packet_info: false,
+            rx: VecDeque::new(),
+            rx_bytes: 0,
+            rx_limit,
+        }
+    }
+
+    pub fn poll(&self) -> u32 {
+        if self.rx.is_empty() { OUT } else { IN | OUT }
+    }
+}
+
+impl Kernel {
+    pub fn datagram_mut(&mut self, id: Id) -> Option<&mut Datagram> {
+        match &mut self.node_mut(id)?.what {
+            What::Datagram(datagram) => Some(datagram),
+            _ => None,
+        }
+    }
+
+    pub fn make_datagram(&mut self, unix: bool) -> Id {
+        self.make(What::Datagram(Box::new(Datagram::new(unix, 212_992))))
+    }
+
+    /// # Errors
+    /// EINVAL: bound already. EADDRINUSE.
+    pub fn bind_datagram(&mut self, id: Id, address: &Address) -> Result<(), Errno> {
+        let datagram = self.datagram_mut(id).ok_or(libc::ENOTSOCK)?;
+        if datagram.local.is_some() {
+            return Err(libc::EINVAL);
+        }
+        let shared = datagram.shared;
+        let bound = self.name(id, Protocol::Datagram, address, shared)?;
+        if let Some(datagram) = self.datagram_mut(id) {
+            datagram.local = Some(bound);
+        }
+        Ok(())
+    }
+
+    pub fn close_datagram(&mut self, id: Id) {
+        if let Some(local) = self.datagram_mut(id).and_then(|datagram| datagram.local.clone()) {
+            self.unname(Protocol::Datagram, &local, id);
+        }
+        self.free(id);
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// EMSGSIZE, EDESTADDRREQ, and for Unix ECONNREFUSED and EAGAIN.
+    pub fn send_datagram(&mut self, id: Id, to: &Address, data: &[u8]) -> Result<(), Errno> {
+        let datagram = self.datagram_mut(id).ok_or(libc::ENOTSOCK)?;
+        let unix = datagram.unix;
+        let to = match to {
+            Address::Unnamed => {
+                datagram.remote.clone().ok_or(if unix { libc::ENOTCONN } else { libc::EDESTADDRREQ })?
+            }
+            to => to.clone(),
+        };
+        if !unix && data.len() > LONGEST {
+            return Err(libc::EMSGSIZE);
+        }
+        if !unix && datagram.local.is_none() {
+            self.bind_datagram(id, &wildcard(&to))?;
+        }
+        let local = self.datagram_mut(id).and_then(|datagram| datagram.local.clone());
+        let from = source(local.unwrap_or(Address::Unnamed), &to);
+        let receivers = self.receivers(&to);
+        if unix && receivers.is_empty() {
+            return Err(libc::ECONNREFUSED);
+        }
+        for receiver in receivers {
+            self.put_datagram(receiver, Message { from: from.clone(), to: to.clone(), data: data.to_vec() }, unix)?;
+        }
+        if !unix {
+            self.wake(id, OUT);
+        }
+        Ok(())
+    }
+
+    fn put_datagram(&mut self, receiver: Id, message: Message, unix: bool) -> Result<(), Errno> {
+        let Some(datagram) = self.datagram_mut(receiver) else { return Ok(()) };
+        // What a message costs beside its bytes is some 768 bytes of the real kernel's.
+        let cost = message.data.len() + 768;
+        if datagram.rx_bytes + cost > datagram.rx_limit {
+            return if unix { Err(libc::EAGAIN) } else { Ok(()) };
+        }
+        datagram.rx_bytes += cost;
+        datagram.rx.push_back(message);
+        self.wake(receiver, IN);
+        Ok(())
+    }
+
+    fn receivers(&self, to: &Address) -> Vec<Id> {
+        let mut names = vec![to.clone()];
+        if let Address::Ip(ip) = to {
+            let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            names.push(SocketAddr::new(any, ip.port()).into());
+        }
+        let many = to.ip().is_some_and(|ip| ip.ip().is_multicast() || ip.ip() == Ipv4Addr::BROADCAST);
+        let found = names.into_iter().find_map(|name| self.names.get(&(Protocol::Datagram, name))).cloned();
+        let mut found = found.unwrap_or_default();
+        if !many {
+            // Of several that share a port, one gets it.
+            found.truncate(1);
+        }
+        found
+    }
+
+    /// The message that has waited longest.
+    ///
+    /// # Errors
+    /// EAGAIN.
+    pub fn take_datagram(&mut self, id: Id) -> Result<Message, Errno> {
+        let datagram = self.datagram_mut(id).ok_or(libc::ENOTSOCK)?;
+        let message = datagram.rx.pop_front().ok_or(libc::EAGAIN)?;
+        datagram.rx_bytes -= message.data.len() + 768;
+        Ok(message)
+    }
+}
+
+fn wildcard(to: &Address) -> Address {
+    match to.ip() {
+        Some(ip) if ip.is_ipv6() => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into(),
+        _ => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into(),
+    }
+}
+
+/// What the receiver sees as the sender: of a socket bound to every address, the one that is on the way.
+fn source(local: Address, to: &Address) -> Address {
+    match (local.ip(), to.ip()) {
+        (Some(local), Some(to)) if local.ip().is_unspecified() => {
+            let ip: IpAddr = if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            SocketAddr::new(ip, local.port()).into()
+        }
+        _ => local,
+    }
+}
