@@ -92,6 +92,8 @@ mod poller;
 mod reactor;
 mod relay;
 mod signal;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod sockets;
 mod stats;
 #[cfg(test)]

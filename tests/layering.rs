@@ -48,6 +48,8 @@ const FLOORS: &[Floor] = &[
     },
     Floor { name: "protocol", modules: &["codec"], imports_itself: true },
     Floor { name: "workshop", modules: &["fuzz"], imports_itself: false },
+    // Not in a normal build.
+    Floor { name: "test kit", modules: &["sim"], imports_itself: true },
 ];
 
 /// What only the ground floor's `sys` may name: descriptors, sockets, system calls, clocks.

@@ -1,0 +1,182 @@
+//! The test kit from a user's side: a handler of one's own in a simulated world.
+//!
+//! The goal: what the documentation of `plimsoll::sim` says is so. The method: small programs as a user would write
+//! them, in every weather.
+
+use plimsoll::sim::{Weather, World};
+use plimsoll::{Address, BytesMut, CloseReason, Ctx, DialOptions, Handler, Reactor, StreamOptions};
+use std::time::Duration;
+
+fn address(text: &str) -> Address {
+    text.parse().expect("an address")
+}
+
+/// Counts what it is told.
+#[derive(Debug, Default)]
+struct Seen {
+    input: Vec<u8>,
+    reasons: Vec<String>,
+}
+
+struct Reader;
+
+impl Handler<Seen> for Reader {
+    fn on_data(&mut self, ctx: &mut Ctx<Seen>, input: &mut BytesMut) {
+        ctx.app.input.extend_from_slice(input);
+        input.clear();
+    }
+
+    fn on_close(&mut self, ctx: &mut Ctx<Seen>, why: CloseReason) {
+        ctx.app.reasons.push(why.to_string());
+        ctx.stop();
+    }
+}
+
+#[test]
+fn an_hour_of_silence_takes_no_time() {
+    let began = std::time::Instant::now();
+    let world = World::new(1);
+    let mut reactor = Reactor::new(Seen::default()).unwrap();
+    let options = plimsoll::ListenOptions::default().with(|o| o.stream.idle_timeout = Some(Duration::from_secs(3_600)));
+    reactor.net.listen_with("10.0.0.1:7", options, |_, _| Some(Reader)).unwrap();
+    let peer = world.connect(&address("10.0.0.1:7"));
+    peer.send(b"hello");
+    reactor.run().unwrap();
+    assert_eq!(reactor.app.input, b"hello");
+    assert_eq!(reactor.app.reasons, [CloseReason::Idle.to_string()]);
+    assert!(world.elapsed() >= Duration::from_secs(3_600));
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn a_stream_arrives_whole_in_any_weather() {
+    let sent: Vec<u8> = (0..50_000u32).map(|n| ((n * n) >> 3) as u8).collect();
+    for (weather, seeds) in [(Weather::calm(), 1), (Weather::windy(), 50), (Weather::stormy(), 50)] {
+        for seed in 0..seeds {
+            let world = World::with_weather(seed, Weather { shortages: 0, accept_failures: 0, ..weather.clone() });
+            let mut reactor = Reactor::new(Seen::default()).unwrap();
+            reactor.net.listen("10.0.0.1:7", |_, _| Some(Reader)).unwrap();
+            let peer = world.connect(&address("10.0.0.1:7"));
+            peer.send(&sent);
+            peer.shutdown();
+            reactor.run().unwrap();
+            assert!(reactor.app.input == sent, "seed {seed} in {weather:?}");
+            assert_eq!(reactor.app.reasons, [CloseReason::Done.to_string()]);
+        }
+    }
+}
+
+#[test]
+fn two_runs_of_one_seed_leave_the_same_trace() {
+    let trace = |seed| {
+        let world = World::with_weather(seed, Weather { shortages: 0, ..Weather::stormy() });
+        let mut reactor = Reactor::new(()).unwrap();
+        reactor.net.serve("10.0.0.1:7", |ctx, input| _ = ctx.send(input.split())).unwrap();
+        for _ in 0..5 {
+            let peer = world.connect(&address("10.0.0.1:7"));
+            peer.echoes();
+            peer.send(&[1; 1_000]);
+        }
+        reactor.net.after(Duration::from_millis(20), |lp| lp.net.stop());
+        reactor.run().unwrap();
+        world.trace()
+    };
+    assert_eq!(trace(3), trace(3));
+    assert_ne!(trace(3), trace(4));
+}
+
+#[test]
+fn a_loop_that_would_sleep_for_ever_is_told_so() {
+    let _world = World::new(1);
+    let mut reactor = Reactor::new(()).unwrap();
+    reactor.net.serve("10.0.0.1:7", |_, _| {}).unwrap();
+    assert_eq!(reactor.run().unwrap_err().kind(), std::io::ErrorKind::Deadlock);
+}
+
+#[test]
+fn a_peer_that_vanishes_is_found_out_by_the_stalled_timeout() {
+    let world = World::new(9);
+    let mut reactor = Reactor::new(Seen::default()).unwrap();
+    let options = StreamOptions::default().with(|o| o.stalled_timeout = Some(Duration::from_secs(30)));
+    let harbor = world.listen(&address("10.0.0.2:80")).unwrap();
+    let token = reactor.net.connect_with("10.0.0.2:80", options, Reader);
+    reactor.net.send(token, vec![0; 1 << 20]);
+    world.after(Duration::from_millis(1), move |_| harbor.accept().expect("it is connected").vanish());
+    reactor.run().unwrap();
+    assert_eq!(reactor.app.reasons, [CloseReason::Stalled.to_string()]);
+}
+
+#[test]
+fn a_dialer_finds_the_server_that_comes_up_late() {
+    let world = World::new(4);
+    world.host("db", &[[10, 0, 0, 9].into()]);
+    let mut reactor = Reactor::new(()).unwrap();
+    reactor.net.dial("db:5432", DialOptions::default(), |_| |_: &mut Ctx, input: &mut BytesMut| input.clear());
+    world.after(Duration::from_secs(5), |world| world.listen(&address("10.0.0.9:5432")).unwrap().echoes());
+    reactor.net.after(Duration::from_secs(60), |lp| lp.net.stop());
+    reactor.run().unwrap();
+    let stats = reactor.net.stats();
+    assert!(stats.connect_failures > 1, "refused until somebody listened");
+    assert_eq!(stats.connects, stats.connect_failures + 1);
+}
+
+#[test]
+fn mail_and_offloaded_work_keep_to_the_worlds_clock() {
+    let world = World::new(5);
+    let mut reactor = Reactor::new(Vec::<&str>::new()).unwrap();
+    let mailbox = reactor.net.mailbox();
+    world.after(Duration::from_secs(10), move |_| {
+        mailbox.post(|lp| lp.app.push("mail")).expect("there is room");
+    });
+    reactor.net.after(Duration::from_secs(20), |lp| {
+        lp.net
+            .offload(
+                || 7,
+                |lp, seven| {
+                    assert_eq!(seven.unwrap(), 7);
+                    lp.app.push("work");
+                    lp.net.stop();
+                },
+            )
+            .expect("there is room");
+    });
+    reactor.run().unwrap();
+    assert_eq!(reactor.app, ["mail", "work"]);
+    assert!(world.elapsed() >= Duration::from_secs(20));
+}
+
+#[test]
+fn descriptors_run_out_where_the_world_says() {
+    let world = World::calm();
+    let mut reactor = Reactor::new(()).unwrap();
+    reactor.net.serve("10.0.0.1:7", |_, _| {}).unwrap();
+    world.limit_descriptors(world.open_descriptors() + 2);
+    let peers: Vec<_> = (0..5).map(|_| world.connect(&address("10.0.0.1:7"))).collect();
+    for _ in 0..20 {
+        reactor.turn(Some(Duration::from_millis(1))).unwrap();
+    }
+    assert_eq!(peers.iter().filter(|peer| peer.has_ended() || peer.error().is_some()).count(), 3);
+    assert_eq!(reactor.net.stats().refused, 3);
+}
+
+#[test]
+fn datagrams_come_back() {
+    let world = World::with_weather(6, Weather { shortages: 0, ..Weather::stormy() });
+    let mut reactor = Reactor::new(()).unwrap();
+    reactor
+        .net
+        .udp("10.0.0.1:53", |ctx, datagram| {
+            let token = ctx.token;
+            ctx.net.send_to(token, &datagram.from, datagram.data);
+        })
+        .unwrap();
+    let peer = world.datagrams(&address("10.0.0.7:4000")).unwrap();
+    for n in 0..20u8 {
+        peer.send(&address("10.0.0.1:53"), &[n; 100]).unwrap();
+    }
+    reactor.net.after(Duration::from_secs(1), |lp| lp.net.stop());
+    reactor.run().unwrap();
+    for n in 0..20u8 {
+        assert_eq!(peer.receive(), Some((address("10.0.0.1:53"), vec![n; 100])));
+    }
+}
