@@ -27,9 +27,15 @@ impl<A: 'static> Net<A> {
     ///
     /// # Errors
     /// The descriptor is no connected stream socket (InvalidInput, ENOTCONN), cannot be watched (ENOSPC, ENOMEM), or the
-    /// loop is stopping. The socket is closed then, and what came with it is lost.
+    /// loop is stopping. The socket is closed then, and what came with it is lost; a TCP peer that was owed output
+    /// gets an RST.
     pub fn adopt(&mut self, connection: impl Into<Detached>, handler: impl Handler<A>) -> io::Result<Token> {
         let Detached { fd, unread, unsent, ended, shutdown } = connection.into();
+        let owes = !unsent.is_empty();
+        if owes {
+            // Should this fail below, its peer must not take the cut stream for a whole one. Best effort.
+            let _ = sys::socket::set_linger_zero(&fd);
+        }
         self.sockets.refuse_if_stopping()?;
         sys::socket::set_nonblocking(&fd)?;
         if !sys::socket::is_stream(&fd)? {
@@ -49,6 +55,9 @@ impl<A: 'static> Net<A> {
             conn.flags.set(Flags::OFFER);
         }
         let token = self.sockets.add_connection(conn)?;
+        if owes && let Some(fd) = self.sockets.connection(token).and_then(|conn| conn.fd.as_ref()) {
+            let _ = sys::socket::clear_linger(fd);
+        }
         self.sockets.stats.held += held;
         self.newborn.push((token, Newborn::Connection(Box::new(handler))));
         self.sockets.opened(token);
@@ -104,5 +113,48 @@ pub struct Detached {
 impl From<Fd> for Detached {
     fn from(fd: Fd) -> Detached {
         Detached { fd, unread: BytesMut::new(), unsent: Vec::new(), ended: false, shutdown: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reactor;
+    use crate::sim::World;
+    use crate::sys::fault::{self, Call, Fault, Plan};
+
+    /// Found by the random programs, seed 4006117 in stormy weather.
+    #[test]
+    fn a_stream_that_is_cut_because_nobody_could_adopt_it_does_not_look_whole() {
+        let world = World::calm();
+        let mut reactor = Reactor::new(None::<Token>).expect("a reactor");
+        let listener = reactor.net.serve("10.0.0.1:7", |ctx, _| *ctx.app = Some(ctx.token)).expect("a listener");
+        for fails in [true, false] {
+            let peer = world.connect(&reactor.net.local_address(listener).expect("its address"));
+            peer.send(b"a request for more than the kernel takes");
+            reactor.app = None;
+            while reactor.app.is_none() {
+                reactor.turn(None).expect("a turn");
+            }
+            let token = reactor.app.expect("a connection");
+            reactor.net.send(token, vec![b'x'; 1 << 20]);
+            reactor.net.flush(token);
+            let detached = reactor.net.detach(token).expect("it is open");
+            assert!(!detached.unsent.is_empty());
+            let nth = if fails { 1 } else { 99 };
+            fault::install(Plan::new().with(Call::EpollControl, nth, Fault::Fail(28)));
+            let adopted = reactor.net.adopt(detached, |_: &mut crate::Ctx<'_, _>, _: &mut BytesMut| {});
+            fault::remove();
+            assert_eq!(adopted.is_err(), fails);
+            peer.takes();
+            if let Ok(token) = adopted {
+                reactor.net.close(token);
+            }
+            for _ in 0..100 {
+                reactor.turn(Some(std::time::Duration::from_millis(1))).expect("a turn");
+            }
+            assert_eq!(peer.error().is_some(), fails);
+            assert_eq!(peer.has_ended(), !fails);
+        }
     }
 }

@@ -122,6 +122,11 @@ pub fn set_linger_zero(fd: &Fd) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 })
 }
 
+/// Makes the coming close an ordinary one again.
+pub fn clear_linger(fd: &Fd) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 0, l_linger: 0 })
+}
+
 /// Asks for room for `bytes` in the kernel's send buffer, and ends its automatic growth. The kernel doubles the
 /// number for its own book-keeping, and cuts it to `net.core.wmem_max` without a word.
 pub fn set_send_buffer(fd: &Fd, bytes: usize) -> io::Result<()> {
