@@ -57,6 +57,9 @@
 //!
 //! The feature `sim` brings all this; a build without it has nothing of it.
 
+#[cfg(test)]
+mod programs;
+
 use crate::sys::sim::kernel::{Id, Kernel};
 use crate::sys::sim::stream::{Manner, State};
 use crate::sys::{Address, sim};
