@@ -85,6 +85,7 @@ fn received_what_was_sent(app: &App, index: usize) -> Result<(), String> {
         return Err(format!("stream {index} ({why}): cut after {got} of {all} bytes, and looks whole to its peer"));
     }
     match why {
+        _ if why.starts_with("Error") => Err(format!("stream {index} ended by {why}, and its peer did nothing wrong")),
         "Done" if got < all || !peer.has_ended() => {
             Err(format!("stream {index} is done, and its peer got {got} of {all} bytes"))
         }
