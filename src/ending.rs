@@ -122,7 +122,7 @@ impl Sockets {
                 } else if !conn.flags.has(Flags::FIN_SENT) {
                     conn.flags.set(Flags::FIN_SENT);
                     if let Some(Err(e)) = conn.fd.as_ref().map(sys::socket::shutdown_write) {
-                        self.broken(token, e);
+                        self.shutdown_failed(token, e);
                     }
                 }
             }
@@ -132,6 +132,19 @@ impl Sockets {
             }
             Phase::Closing => self.begin_lingering(token),
             _ => {}
+        }
+    }
+
+    /// ENOTCONN is how the kernel says that nothing is left to end. If an error is the cause, that is what has happened.
+    /// If there is none, both halves have ended in order already: ours before the connection was adopted. Then
+    /// reading tells the rest.
+    fn shutdown_failed(&mut self, token: Token, e: std::io::Error) {
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let cause = conn.fd.as_ref().and_then(|fd| sys::socket::take_error(fd).ok().flatten());
+        match cause {
+            Some(cause) => self.broken(token, cause),
+            None if e.kind() == std::io::ErrorKind::NotConnected => {}
+            None => self.broken(token, e),
         }
     }
 

@@ -120,8 +120,48 @@ impl From<Fd> for Detached {
 mod tests {
     use super::*;
     use crate::Reactor;
+    use crate::handler::Ctx;
     use crate::sim::World;
     use crate::sys::fault::{self, Call, Fault, Plan};
+
+    struct Tells;
+
+    impl Handler<Option<Token>> for Tells {
+        fn on_data(&mut self, _: &mut Ctx<'_, Option<Token>>, _: &mut BytesMut) {}
+
+        fn on_close(&mut self, ctx: &mut Ctx<'_, Option<Token>>, why: CloseReason) {
+            assert!(matches!(why, CloseReason::Done), "{why:?}");
+            *ctx.app = None;
+        }
+    }
+
+    /// Found by the random programs, seed 6001180 in stormy weather.
+    #[test]
+    fn a_connection_that_was_shut_down_before_it_was_adopted_ends_in_order() {
+        let world = World::calm();
+        let mut reactor = Reactor::new(None::<Token>).expect("a reactor");
+        let listener = reactor.net.serve("10.0.0.1:7", |ctx, _| *ctx.app = Some(ctx.token)).expect("a listener");
+        let peer = world.connect(&reactor.net.local_address(listener).expect("its address"));
+        peer.send(b"?");
+        while reactor.app.is_none() {
+            reactor.turn(None).expect("a turn");
+        }
+        let token = reactor.app.expect("a connection");
+        reactor.net.shutdown(token);
+        reactor.turn(Some(std::time::Duration::ZERO)).expect("a turn");
+        let detached = reactor.net.detach(token).expect("it is open");
+        let adopted = reactor.net.adopt(detached, Tells).expect("it is connected");
+        reactor.app = Some(adopted);
+        // The peer's end comes before ours is told to the kernel once more, and is not looked at.
+        reactor.net.pause_reading(adopted);
+        peer.shutdown();
+        reactor.turn(Some(std::time::Duration::ZERO)).expect("a turn");
+        reactor.net.resume_reading(adopted);
+        for _ in 0..10 {
+            reactor.turn(Some(std::time::Duration::from_millis(1))).expect("a turn");
+        }
+        assert_eq!(reactor.app, None, "it was told of the end");
+    }
 
     /// Found by the random programs, seed 4004989 in stormy weather.
     #[test]
