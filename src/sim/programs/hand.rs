@@ -33,6 +33,10 @@ pub struct Stream {
     pub high: bool,
     /// Its handler knows of the peer's end.
     pub eof: bool,
+    /// Connected to the program's own listener, or accepted there from itself.
+    pub own: bool,
+    /// The other end, if that is the program's too.
+    pub mirror: Option<usize>,
     pub aborted: bool,
     pub ended: Option<String>,
     pub todo: Vec<Act>,
@@ -55,6 +59,8 @@ pub struct App {
     /// Nothing new is begun, and everything is read.
     pub quiet: bool,
     pub stopped: u32,
+    /// Where it listens.
+    pub at: Address,
     /// Its listener is a Unix socket's.
     pub unix: bool,
     pub wrong: Vec<String>,
@@ -173,6 +179,9 @@ fn send(app: &mut App, net: &mut Net<App>, stream: usize, len: usize) {
 fn relay(app: &mut App, net: &mut Net<App>, a: usize, other: u8) {
     let Some((b, other)) = app.pick(other) else { return };
     let Some(token) = app.streams[a].token else { return };
+    if app.streams[a].own || app.streams[b].own {
+        return;
+    }
     let options = RelayOptions::default().with(|o| {
         o.high_water = 1 + app.chance.below(5_000) as usize;
         o.low_water = app.chance.below(5_000) as usize;
@@ -206,8 +215,13 @@ fn rehome(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
 fn connect(app: &mut App, net: &mut Net<App>, place: Place) {
     let reads = app.chance.below(2) == 0;
     let number = app.peers.borrow().parties.len();
+    if place == Place::Own && app.unix {
+        // The accepted end could not be told from others: it has no name.
+        return;
+    }
     let address: Address = match place {
         Place::Server => format!("10.0.1.{}:80", number % 250),
+        Place::Own => app.at.to_string(),
         Place::Silence => "10.0.2.1:80".to_owned(),
         Place::Nobody => "10.0.3.1:80".to_owned(),
     }
@@ -219,6 +233,24 @@ fn connect(app: &mut App, net: &mut Net<App>, place: Place) {
     let options = draw_options(&mut app.chance);
     let token = net.connect_with(address, options, hand);
     app.stream_at(stream).token = Some(token);
+    app.stream_at(stream).own = place == Place::Own;
+}
+
+/// The stream of an accepted peer, if it is known. The program itself is one when it connects to its own listener.
+pub fn recognize(app: &mut App, net: &Net<App>, peer: &Address) -> Option<usize> {
+    if let Some(stream) = app.by_address.get(peer) {
+        return Some(*stream);
+    }
+    let connected = |stream: &Stream| {
+        stream.own
+            && stream.mirror.is_none()
+            && stream.token.and_then(|token| net.local_address(token)).as_ref() == Some(peer)
+    };
+    let other = app.streams.iter().position(connected)?;
+    let stream = app.peers.borrow_mut().expect(None, false);
+    *app.stream_at(stream) = Stream { own: true, mirror: Some(other), ..Stream::default() };
+    app.streams[other].mirror = Some(stream);
+    Some(stream)
 }
 
 pub fn draw_options(chance: &mut Chance) -> StreamOptions {
@@ -260,7 +292,11 @@ impl Hand {
     /// Checks input, and takes some of it.
     fn take(&self, app: &mut App, input: &mut BytesMut, all: bool) {
         let consumed = app.streams[self.stream].consumed;
-        if let Err(wrong) = check(self.stream, Direction::In, consumed, input) {
+        let checked = match app.streams[self.stream].mirror {
+            Some(other) => check(other, Direction::Out, consumed, input),
+            None => check(self.stream, Direction::In, consumed, input),
+        };
+        if let Err(wrong) = checked {
             app.wrong(wrong);
         }
         let n = match app.chance.below(4) {
@@ -296,7 +332,8 @@ impl Handler<App> for Hand {
             return;
         }
         self.take(ctx.app, input, false);
-        if ctx.app.chance.below(3) == 0 && !ctx.app.quiet {
+        // Two ends that answer each other would never come to an end.
+        if ctx.app.chance.below(3) == 0 && !ctx.app.quiet && !ctx.app.streams[self.stream].own {
             let len = ctx.app.chance.below(3_000) as usize;
             send(ctx.app, ctx.net, self.stream, len);
         }

@@ -41,7 +41,7 @@ pub(super) enum Act {
     /// Detach, and adopt at once.
     Rehome(u8),
     Timer(u8, u8, u16),
-    /// Connects to a server from outside, to an address that swallows all, or to one where nobody is.
+    /// Connects to somebody, or tries to.
     Connect(Place),
     Stop,
     // The peers.
@@ -59,8 +59,13 @@ pub(super) enum Act {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
+    /// A server from outside.
     Server,
+    /// The program's own listener: both ends are its.
+    Own,
+    /// An address that swallows all.
     Silence,
+    /// An address where nobody listens.
     Nobody,
 }
 
@@ -148,7 +153,8 @@ fn draw_act(chance: &mut Chance) -> Act {
         39..42 => Act::Relay(which, chance.below(8) as u8),
         42..45 => Act::Rehome(which),
         45..47 => Act::Timer(which, chance.below(3) as u8, chance.below(3_000) as u16),
-        47..52 => Act::Connect(Place::Server),
+        47..50 => Act::Connect(Place::Server),
+        50..52 => Act::Connect(Place::Own),
         52 => Act::Connect(Place::Silence),
         53 => Act::Connect(Place::Nobody),
         54 if chance.below(3) == 0 => Act::Stop,

@@ -1,6 +1,6 @@
 //! Running a random program: the world, the reactor, and the loop that is turned until it stops or goes wrong.
 
-use super::hand::{App, Hand, act, draw_options};
+use super::hand::{App, Hand, act, draw_options, recognize};
 use super::peers::Peers;
 use super::verdict;
 use super::{Act, Op, Program, Via};
@@ -60,6 +60,7 @@ fn run_in_world(program: &Program) -> Result<Ran, String> {
         peers: Rc::clone(&peers),
         quiet: false,
         stopped: 0,
+        at: Address::Unnamed,
         unix: false,
         wrong: Vec::new(),
     };
@@ -67,7 +68,7 @@ fn run_in_world(program: &Program) -> Result<Ran, String> {
     let mut reactor = Reactor::with_options(app, options).map_err(|e| format!("no reactor: {e}"))?;
     let unix = reactor.app.chance.below(4) == 0;
     let at: Address = if unix { "unix:@program" } else { "10.0.0.1:7" }.parse().expect("an address");
-    reactor.app.unix = unix;
+    (reactor.app.at, reactor.app.unix) = (at.clone(), unix);
     listen(&mut reactor, &at)?;
     world.set_weather(program.sky.weather());
     schedule(&world, &mut reactor, program, &at);
@@ -90,7 +91,7 @@ fn run_in_world(program: &Program) -> Result<Ran, String> {
 fn listen(reactor: &mut Reactor<App>, at: &Address) -> Result<(), String> {
     let options = ListenOptions::default().with(|o| o.stream = draw_options(&mut reactor.app.chance));
     let listening = reactor.net.listen_with(at, options, |ctx, peer| {
-        let stream = *ctx.app.by_address.get(peer)?;
+        let stream = recognize(ctx.app, ctx.net, peer)?;
         let token = ctx.token;
         ctx.app.stream_at(stream).token = Some(token);
         Some(ctx.app.hand(stream))

@@ -18,7 +18,7 @@ fn stuck(app: &App, net: &Net<App>, index: usize) -> Option<String> {
     let peers = std::rc::Rc::clone(&app.peers);
     let mut peers = peers.borrow_mut();
     let party = &mut peers.parties[index];
-    let (vanished, gone, sent) = (party.vanished, party.gone, party.sent);
+    let (vanished, gone, mut sent) = (party.vanished, party.gone, party.sent);
     let peer = party.peer();
     let stream = &app.streams[index];
     if vanished {
@@ -36,6 +36,13 @@ fn stuck(app: &App, net: &Net<App>, index: usize) -> Option<String> {
     }
     if gone && (party.reset || !stream.eof && stream.relay.is_none()) {
         return Some(format!("stream {index}: its peer has gone, and the program was never told"));
+    }
+    if stream.own {
+        let other = &app.streams[stream.mirror?];
+        if other.ended.is_some() && !stream.eof {
+            return Some(format!("stream {index}: its other end has ended, and it was never told"));
+        }
+        sent = if other.ended.is_none() { other.sent } else { stream.consumed };
     }
     if let Some((other, _)) = stream.relay {
         drop(peers);
@@ -74,6 +81,12 @@ fn received_what_was_sent(app: &App, index: usize) -> Result<(), String> {
     let party = &mut peers.parties[index];
     let got = party.received();
     expected.is_begun_by(&got)?;
+    if let Some(other) = stream.mirror.map(|other| &app.streams[other])
+        && [stream, other].iter().all(|end| end.ended.as_deref() == Some("Done"))
+        && stream.consumed != other.sent
+    {
+        return Err(format!("stream {index} is done, and got {} of {} bytes", stream.consumed, other.sent));
+    }
     let Some(peer) = party.peer().filter(|_| !party.gone) else { return Ok(()) };
     let (got, all) = (got.len() as u64, expected.len());
     let why = stream.ended.as_deref().unwrap_or("nothing");
