@@ -230,7 +230,9 @@ fn connect(app: &mut App, net: &mut Net<App>, place: Place) {
     let harbor = (place == Place::Server).then(|| Harbor::open(&address)).and_then(Result::ok);
     let stream = app.peers.borrow_mut().expect(harbor, reads);
     let hand = app.hand(stream);
-    let options = draw_options(&mut app.chance);
+    let mut options = draw_options(&mut app.chance);
+    // Two ends of which neither reads before its output has drained wait for each other for ever: see the option.
+    options.read_while_high |= place == Place::Own;
     let token = net.connect_with(address, options, hand);
     app.stream_at(stream).token = Some(token);
     app.stream_at(stream).own = place == Place::Own;

@@ -94,6 +94,9 @@ fn listen(reactor: &mut Reactor<App>, at: &Address) -> Result<(), String> {
         let stream = recognize(ctx.app, ctx.net, peer)?;
         let token = ctx.token;
         ctx.app.stream_at(stream).token = Some(token);
+        if ctx.app.stream_at(stream).own {
+            ctx.net.options(token, |o| o.read_while_high = true);
+        }
         Some(ctx.app.hand(stream))
     });
     listening.map(drop).map_err(|e| format!("it does not listen: {e}"))
