@@ -73,9 +73,10 @@ fn run_in_world(program: &Program) -> Result<Ran, String> {
     world.set_weather(program.sky.weather());
     schedule(&world, &mut reactor, program, &at);
     turn_until_stopped(&world, &mut reactor)?;
-    // What is still under way to the peers arrives.
+    // The peers do what they still had to do, and then what is under way to them arrives, be it byte by byte.
+    world.pass(Duration::from_millis(50));
     peers.borrow_mut().read_on();
-    world.pass(Duration::from_secs(5));
+    world.pass(Duration::from_secs(60));
     verdict::at_the_end(&mut reactor)?;
     if world.open_descriptors() != OWN_DESCRIPTORS {
         return Err(format!("{} descriptors are open after the stop", world.open_descriptors()));
