@@ -62,7 +62,7 @@ impl Sockets {
     }
 
     /// The commonest event of a relay: one read, all of which the other side's kernel takes, and nothing behind it.
-    #[inline]
+    #[inline(always)]
     pub fn relay_plain(&mut self, token: Token, other: Token, buffer: &mut BytesMut) -> Served {
         let mut spent = 0;
         if self.connection(other).is_some_and(Connection::takes_directly)
