@@ -381,7 +381,7 @@ impl Sockets {
             self.flush_and_tell(token);
             return false;
         };
-        let Some(data) = output.single() else {
+        let Some(data) = output.single().filter(|data| !data.is_empty()) else {
             self.flush_and_tell(token);
             return false;
         };
@@ -426,13 +426,16 @@ impl Sockets {
         self.fell(token);
     }
 
-    /// Output waits: it must own its memory, and the stalled time-out runs.
+    /// Output waits, unless the connection has just ended: it must own its memory, and the stalled time-out runs.
     fn keep_waiting(&mut self, token: Token) {
-        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        let Some(conn) = connection_in(&mut self.table, token).filter(|conn| conn.phase <= Phase::Closing) else {
+            return;
+        };
         let watched = conn.options.stalled_timeout.is_none() || conn.phase == Phase::Connecting;
         let closing = conn.phase == Phase::Closing;
-        // With room and a retry, or in the making, it does not wait for an edge.
-        let for_room = !conn.flags.has(Flags::WRITABLE) && conn.phase != Phase::Connecting;
+        // One that is to be retried, or is in the making, does not wait for an edge.
+        let retried = conn.extras.as_ref().is_some_and(|extras| extras.retry.is_some());
+        let for_room = !conn.flags.has(Flags::WRITABLE) && conn.phase != Phase::Connecting && !retried;
         let close_timeout = conn.options.close_timeout;
         let has_deadline = conn.extras.as_ref().is_some_and(|extras| extras.deadline.is_some());
         if let Some(output) = &mut conn.output {

@@ -28,6 +28,7 @@ pub fn all() -> Vec<Scene> {
         scene("unix", unix),
         scene("handover", handover),
         scene("turnover", turnover),
+        scene("forward", forward),
         scene("crowd", crowd),
         Scene { name: "shortage", play: crowd, given: &[(Call::Accept, 2, Fault::Fail(libc::ENOMEM))] },
         Scene { name: "no fd", play: crowd, given: &[(Call::Accept, 1, Fault::Fail(libc::EMFILE))] },
@@ -153,6 +154,52 @@ fn turnover(stage: &mut Stage) -> Result<(), Trouble> {
     let [answers, false_answers, ..] = stage.reactor.app.counts;
     if stage.passing && (won, answers) != (1, 1) || false_answers > 0 {
         return Err(wrong(format!("{won} have won, {answers} answers came, {false_answers} pieces false")));
+    }
+    Ok(())
+}
+
+/// What comes is passed on to the first who came, in slices of the read buffer.
+struct Forward;
+
+impl Handler<Ledger> for Forward {
+    fn on_open(&mut self, ctx: &mut Ctx<'_, Ledger>) {
+        ctx.app.tokens.push(ctx.token);
+    }
+
+    fn on_data(&mut self, ctx: &mut Ctx<'_, Ledger>, input: &mut BytesMut) {
+        let slices = input.split().freeze();
+        let first = ctx.app.tokens[0];
+        if first != ctx.token {
+            ctx.net.send(first, slices);
+        }
+    }
+
+    fn on_eof(&mut self, ctx: &mut Ctx<'_, Ledger>, _input: &mut BytesMut) {
+        let first = ctx.app.tokens[0];
+        if first == ctx.token {
+            ctx.app.counts[0] += 1;
+        } else {
+            ctx.net.shutdown(first);
+            ctx.shutdown();
+        }
+    }
+}
+
+/// A peer that has ended its half is sent what another one says, under both time-outs.
+fn forward(stage: &mut Stage) -> Result<(), Trouble> {
+    let options = ListenOptions::new().with(|o| {
+        o.stream.idle_timeout = Some(Duration::from_secs(5));
+        o.stream.stalled_timeout = Some(Duration::from_secs(5));
+    });
+    let listener = stage.net().listen_with("127.0.0.1:0", options, |ctx, _| Some(Entered::new(ctx.app, Forward)))?;
+    let address = stage.address(listener)?;
+    stage.peers.push(tcp_peer(&address, 1, &[Act::Send(10), Act::Shutdown]));
+    stage.until("the first has ended its half", |stage| stage.reactor.app.counts[0] > 0 || stage.peers_ended())?;
+    stage.peers.push(tcp_peer(&address, 2, &[Act::Send(3_000), Act::Shutdown]));
+    stage.until("both have ended", Stage::peers_ended)?;
+    let got = &stage.peers[0];
+    if !got.has_prefix_of(2) || stage.passing && got.received.len() != 3_000 {
+        return Err(wrong(format!("{} bytes were passed on, or false ones", got.received.len())));
     }
     Ok(())
 }
