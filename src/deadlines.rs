@@ -17,7 +17,8 @@
 //! nothing. But what answers in the kernel's place, a sandbox or a tracer, may say EAGAIN for reasons of its own. So those
 //! who wait for room, and those whose promised input was not there, stand in a list, and once a second the kernel is
 //! asked about each of them anew. An epoll_ctl(2) that changes nothing does that: what is ready is an edge again. The busy
-//! path pays a bit in a word that it writes anyway, and a peer that is slow for hours one call a second.
+//! path pays a bit in a word that it writes anyway, and a peer that is slow for hours one call a second, and
+//! one look at it if it has input that is held back.
 
 use crate::connection::{Flags, Phase};
 use crate::handler::CloseReason;
@@ -35,10 +36,17 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// nearly always, and short against every time-out where one was.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// Connections that are asked about in one turn, at a quarter of a microsecond each. The others come in the next, behind
+/// whatever else has happened: thousands of peers that do not read hold nobody up.
+const ASK_BUDGET: usize = 256;
+
+/// The clock will have moved by then.
+const NEXT_TURN: Duration = Duration::from_nanos(1);
+
 impl Sockets {
     /// A timer of the library's own is due.
     pub fn on_due(&mut self, id: TimerId, due: Due) {
-        if matches!(due, Due::AskAgain | Due::Stop) {
+        if matches!(due, Due::Stop) {
             // The others are remembered by whom they belong to, who removes them or sets them anew.
             self.timers.remove(id);
         }
@@ -139,7 +147,7 @@ impl Sockets {
             return;
         }
         conn.flags.set(Flags::IN_DOUBT);
-        self.doubted.push(token);
+        self.doubted.push_back(token);
         if self.ask_again.is_none() {
             self.ask_again = Some(self.timers.insert(self.now + ASK_AGAIN_AFTER, Due::AskAgain));
         }
@@ -152,9 +160,15 @@ impl Sockets {
         }
     }
 
+    /// Asks about some of those who stood in the list when its time came; about the others in the turns that follow. Who
+    /// comes to stand in it again is asked about a second later.
     fn ask_again(&mut self) {
-        self.ask_again = None;
-        for token in std::mem::take(&mut self.doubted) {
+        if self.asking == 0 {
+            self.asking = self.doubted.len();
+        }
+        let some = self.asking.min(ASK_BUDGET);
+        self.asking -= some;
+        for token in self.doubted.drain(..some).collect::<Vec<_>>() {
             let Some(conn) = connection_in(&mut self.table, token) else { continue };
             conn.flags.clear(Flags::IN_DOUBT);
             let waits_for_room = conn.queued() > 0 && !conn.flags.has(Flags::WRITABLE);
@@ -167,11 +181,18 @@ impl Sockets {
                 self.doubt(token);
             }
         }
+        if self.doubted.is_empty() {
+            self.forget_doubts();
+        } else if let Some(id) = self.ask_again {
+            let pause = if self.asking > 0 { NEXT_TURN } else { ASK_AGAIN_AFTER };
+            self.timers.reset(id, self.now + pause);
+        }
     }
 
     /// No connection is left of whom to ask.
     pub fn forget_doubts(&mut self) {
         self.doubted.clear();
+        self.asking = 0;
         if let Some(id) = self.ask_again.take() {
             self.timers.remove(id);
         }
@@ -206,5 +227,48 @@ impl Sockets {
         if let Some(id) = extras.and_then(|extras| extras.retry.take()) {
             self.timers.remove(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::ListenOptions;
+    use crate::reactor::Reactor;
+    use crate::sys::fault::{self, Call, Plan};
+    use bytes::Bytes;
+    use std::net::TcpStream;
+
+    /// How often epoll_ctl is called in one turn.
+    fn asked(reactor: &mut Reactor<()>) -> usize {
+        fault::install(Plan::new());
+        reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
+        fault::remove().expect("the plan").made(Call::EpollControl) as usize
+    }
+
+    #[test]
+    fn many_that_wait_for_room_are_asked_about_in_turns() {
+        const PEERS: usize = ASK_BUDGET + 44;
+        let mut reactor = Reactor::new(()).expect("a reactor");
+        let options = ListenOptions::new().with(|o| o.stream.send_buffer = Some(16 * 1024));
+        let listener = reactor.net.serve_with("127.0.0.1:0", options, |_, _| {}).expect("it listens");
+        let address = reactor.net.local_address(listener).and_then(|address| address.ip()).expect("an address");
+        let peers: Vec<_> = (0..PEERS).map(|_| TcpStream::connect(address).expect("the backlog takes us")).collect();
+        while reactor.net.stats().accepts < PEERS as u64 {
+            reactor.turn(Some(Duration::from_secs(10))).expect("the loop turns");
+        }
+        let block = Bytes::from(vec![7; 1 << 20]);
+        for token in reactor.net.tokens() {
+            reactor.net.send(token, block.clone());
+        }
+        reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
+        assert_eq!(asked(&mut reactor), 0, "nobody has waited long");
+        for _ in 0..3 {
+            fault::advance(ASK_AGAIN_AFTER + RETRY_AFTER);
+            assert_eq!(asked(&mut reactor), ASK_BUDGET);
+            assert_eq!(asked(&mut reactor), PEERS - ASK_BUDGET, "the others in the next turn");
+            assert_eq!(asked(&mut reactor), 0, "each once in a second");
+        }
+        drop(peers);
     }
 }

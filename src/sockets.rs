@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Each socket stands in a list at most once (a flag says so), so every list is bounded by the number of
-//! sockets. A token in a list may be stale by the time its turn comes; then nothing happens.
+//! sockets; the doubted, by those of the last second. A token in a list may be stale by the time its turn comes; then
+//! nothing happens.
 //!
 //! The rule that is kept: descriptors and slots are released in [`Sockets::reap`] and nowhere else, so within a
 //! turn neither a token nor a descriptor number can come to mean another socket.
@@ -146,7 +147,7 @@ pub(crate) struct Sockets {
     /// the callback returns, which is the life of nearly every message.
     pub scratch: Vec<u8>,
     /// How much more `scratch` takes without a mark to think of; 0 when the connection has a queue already, or
-    /// something has been done to it since. Every verb that does anything to it sees to that.
+    /// something has been done to it since. Every verb that touches its output or its end sees to that.
     pub scratch_room: usize,
     /// Addresses of the buffer lent to that callback: what is sent out of it must be gone, or copied, before
     /// the next read.
@@ -154,7 +155,9 @@ pub(crate) struct Sockets {
     /// Who was sent slices of that buffer.
     pub borrowers: Vec<Token>,
     /// For whom the kernel is asked again, and the timer of that: see `deadlines.rs`.
-    pub doubted: Vec<Token>,
+    pub doubted: VecDeque<Token>,
+    /// So many at its front are being asked about now.
+    pub asking: usize,
     pub ask_again: Option<TimerId>,
     /// Kept against EMFILE: see `listener.rs`.
     pub spare: Option<Fd>,
@@ -188,7 +191,8 @@ impl Sockets {
             scratch_room: 0,
             lent: 0..0,
             borrowers: Vec::new(),
-            doubted: Vec::new(),
+            doubted: VecDeque::new(),
+            asking: 0,
             ask_again: None,
             spare: Some(sys::fd::spare()?),
             stopping: Stopping::No,
