@@ -217,3 +217,14 @@ fn a_connection_that_cannot_write_is_not_tried_again_before_there_is_room() {
         r.net.stats().writes > before
     });
 }
+
+#[test]
+fn a_large_slice_for_another_connection_is_one_write_and_nothing_behind_it() {
+    let (mut reactor, _stream, token) = server(1, |o| o.send_buffer = Some(1 << 20));
+    let before = reactor.net.stats().writes;
+    reactor.net.send(token, &[7; 100_000][..]);
+    turn_until(&mut reactor, "it is complete", |r| !r.app.completes.is_empty());
+    turn_for(&mut reactor, Duration::from_millis(2));
+    assert_eq!(reactor.net.stats().writes - before, 1);
+    assert_eq!(reactor.app.completes.len(), 1);
+}
