@@ -579,7 +579,7 @@ impl Connection {
         self.flags.has(Flags::PAUSED.or(Flags::GATED))
     }
 
-    /// What to ask epoll for when the connection is made.
+    /// What epoll is asked for.
     pub fn interest(&self) -> Interest {
         if self.flags.has(Flags::TCP) {
             Interest::STREAM

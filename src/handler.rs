@@ -127,7 +127,7 @@ pub trait Handler<A: 'static = ()>: Any {
     }
 
     /// The kernel has taken everything that was queued. It says nothing about the peer. What is sent from here goes out
-    /// when the turn settles.
+    /// when the turn settles; if it is settling already, in the next one.
     fn on_write_complete(&mut self, ctx: &mut Ctx<'_, A>) {
         let _ = ctx;
     }

@@ -16,8 +16,8 @@
 #
 # A fault that was never met proves nothing, so a case whose trace shows none fails.
 #
-# recv with EAGAIN is not among them. With edges the kernel is believed when it says that nothing is there; it does not
-# say so while something is. The read of an eventfd is not either, since nobody reads one; the write that rings it is.
+# recv with EAGAIN is not among the chosen: each costs a connection up to a second, until epoll is asked again, and the
+# sweep of src/sweep tries them all. The read of an eventfd is not either, since nobody reads one; the write that rings it is.
 set -uo pipefail
 
 readonly BULK_BYTES=$((1 << 20)) LINES=5
