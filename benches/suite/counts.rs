@@ -10,6 +10,7 @@
 //! allowed, since it slows nobody; else by strace. Whatever both runs do once, such as to start, to accept and to end,
 //! cancels out. The load works by number and not by the clock here, so the long run is the short one and more of the
 //! same.
+//! For that the server is told to end only when it has closed its last connection.
 //!
 //! epoll_wait is not counted: however many events it brings share it, and how many that are is a matter of timing.
 

@@ -174,7 +174,8 @@ impl Process {
     }
 
     pub fn descriptors(&self) -> io::Result<usize> {
-        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+        let pid = self.inner.map_or(self.pid() as i32, Pid::as_raw);
+        Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
     }
 
     fn group(&self) -> Pid {
