@@ -31,7 +31,8 @@ pub struct Cores {
 /// Something that can serve.
 #[derive(Clone, Debug)]
 pub enum Side {
-    /// One of `rivals/`. `tokio-16k` is the side `tokio` with a buffer of 16 KiB.
+    /// One of `rivals/`. `tokio-16k` is the side `tokio` with a buffer of 16 KiB, `tokio+sleeper` one whose peers get
+    /// the option `--sleeper`: the same server beside other company, in the same cell and so in the same rounds.
     Ours(String),
     /// A server of the reader's own.
     Theirs { name: String, command: Vec<String> },
@@ -45,6 +46,14 @@ impl Side {
     pub fn name(&self) -> &str {
         match self {
             Side::Ours(name) | Side::Theirs { name, .. } => name,
+        }
+    }
+
+    /// What the peers of this side are told beside what those of all are told.
+    fn load_option(&self) -> Option<String> {
+        match self {
+            Side::Ours(name) => name.split_once('+').map(|(_, option)| format!("--{option}")),
+            Side::Theirs { .. } => None,
         }
     }
 }
@@ -174,7 +183,8 @@ pub fn serve_once(
     cores: &Cores,
     patience: Duration,
 ) -> io::Result<Sample> {
-    let mut load = Load::start(load, cores)?;
+    let words: Vec<String> = load.iter().cloned().chain(side.load_option()).collect();
+    let mut load = Load::start(&words, cores)?;
     let mut server = Server::start(side, role, load.upstream, tool, cores)?;
     let descriptors = server.process.descriptors()?;
     load.go(&server)?;
@@ -201,6 +211,7 @@ pub fn this_program() -> io::Result<String> {
 
 /// The side and the buffer that a name means.
 fn buffer_of(name: &str) -> (&str, Option<usize>) {
+    let name = name.split_once('+').map_or(name, |(server, _)| server);
     let kib = |(side, kib): (&'_ str, &str)| Some((side.len(), kib.strip_suffix('k')?.parse::<usize>().ok()?));
     match name.rsplit_once('-').and_then(kib) {
         Some((len, kib)) => (&name[..len], Some(kib * 1024)),
