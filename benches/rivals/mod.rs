@@ -20,6 +20,9 @@
 //! what the kernel does not take waits in memory, and a peer that is owed output is not read; no byte is lost and
 //! no frame torn. A subscriber that does not keep up loses whole frames and nobody else does.
 //!
+//! On fan-out the others hand on all whole frames of a read in one piece. Plimsoll is given them one by one, as a handler
+//! has them, and has to gather them itself: how many writes it makes of them is the library's doing.
+//!
 //! What they do not do: stop in order, log, or live through a lack of descriptors. A server that cannot go on
 //! says so and ends, and with it the measurement.
 

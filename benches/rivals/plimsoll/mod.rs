@@ -1,6 +1,6 @@
 //! Plimsoll: the library as a user writes it. Options are the defaults.
 
-use super::{FRAME_MAX_BYTES, Options, Role, Side, announce, whole_frames};
+use super::{FRAME_MAX_BYTES, Options, Role, Side, announce};
 use plimsoll::codec::LengthPrefixed;
 use plimsoll::{
     BytesMut, Ctx, Flow, Handler, ListenOptions, Reactor, ReactorOptions, RelayOptions, StreamOptions, Token,
@@ -109,15 +109,16 @@ impl Handler<Room> for Guest {
         if let Guest::Subscriber = self {
             return input.clear();
         }
-        let Ok(whole) = whole_frames(input) else { return ctx.abort() };
-        if whole == 0 {
-            return;
+        loop {
+            match FRAMES.decode(input) {
+                // One send for each frame and subscriber: to gather them is the library's work. Who is over the high
+                // mark leaves the list until low water, or for ever if it is gone: that spares a look at each queue
+                // before each send.
+                Ok(Some(frame)) => ctx.app.retain(|&subscriber| ctx.net.send(subscriber, frame.whole()) == Flow::Open),
+                Ok(None) => break,
+                Err(_) => return ctx.abort(),
+            }
         }
-        // All whole frames of a read at once: small, they are copied into each queue, and large, they are shared. Who
-        // is over the high mark leaves the list until low water, or for ever if it is gone: that spares a look at
-        // each queue before each send.
-        let burst = input.split_to(whole).freeze();
-        ctx.app.retain(|&subscriber| ctx.net.send(subscriber, &burst) == Flow::Open);
     }
 
     fn on_low_water(&mut self, ctx: &mut Ctx<Room>) {
