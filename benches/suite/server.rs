@@ -186,7 +186,7 @@ pub fn serve_once(
     let words: Vec<String> = load.iter().cloned().chain(side.load_option()).collect();
     let mut load = Load::start(&words, cores)?;
     let mut server = Server::start(side, role, load.upstream, tool, cores)?;
-    let descriptors = server.process.descriptors()?;
+    let descriptors = if tool.is_empty() { 0 } else { server.process.descriptors()? };
     load.go(&server)?;
     let sample = load.sample(patience).map_err(|e| blame(e, &mut server))?;
     // What is counted is counted to the end of each connection: else the last ones would be part of one run and not of
