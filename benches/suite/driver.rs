@@ -1,10 +1,12 @@
 //! The driver: rounds, side by side.
 //!
 //! ```text
-//!  round 1:  A B C D     round 2:  A B C D     round 3:  A B C D   …
+//!  round 1:  A B C D     round 2:  D C B A     round 3:  A B C D   …
 //!            └──┬──┘
 //!               neighbours in time: whatever slows the machine for a second slows both, and their ratio stands
 //! ```
+//!
+//! Every other round goes backwards: who is always the last has the warmest processor, or the most exhausted one.
 //!
 //! A side that fails a round (a wrong byte, fewer connections served, a server that ends) is out of its cell, and the
 //! run as a whole has failed. The other sides and cells go on, for they are not to blame.
@@ -61,8 +63,12 @@ impl Driver {
         let sides: Vec<Side> = job.sides.iter().map(|name| Side::ours(name)).chain(own.iter().cloned()).collect();
         let mut cell = cell(job);
         cell.sides = sides.iter().map(|side| result(side.name())).collect();
-        for _ in 0..rounds {
-            for (side, result) in sides.iter().zip(&mut cell.sides) {
+        for round in 0..rounds {
+            let mut turns: Vec<_> = sides.iter().zip(&mut cell.sides).collect();
+            if round % 2 == 1 {
+                turns.reverse();
+            }
+            for (side, result) in turns {
                 if result.error.is_some() {
                     continue;
                 }

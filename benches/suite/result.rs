@@ -37,7 +37,7 @@ pub struct Cell {
     pub sides: Vec<SideResult>,
 }
 
-/// What one server did, round by round; the same index on two sides is a pair that ran back to back.
+/// What one server did, round by round; the same index on two sides is a pair of one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SideResult {
     pub side: String,

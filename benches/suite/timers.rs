@@ -102,9 +102,15 @@ trait Timers: Sized {
 fn compare(variant: &str, plan: &Plan, rounds: usize) -> Cell {
     let timers = plan.delays.len();
     let (mut ours, mut theirs) = (Contender::<Ours>::new(plan), Contender::<Theirs>::new(plan));
-    for _ in 0..rounds {
-        ours.round(plan);
-        theirs.round(plan);
+    for round in 0..rounds {
+        // By turns one and the other is the first.
+        if round % 2 == 0 {
+            ours.round(plan);
+            theirs.round(plan);
+        } else {
+            theirs.round(plan);
+            ours.round(plan);
+        }
     }
     cell(variant, timers, vec![side("plimsoll", ours.finish()), side("tokio", theirs.finish())])
 }

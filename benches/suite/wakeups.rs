@@ -63,8 +63,12 @@ fn compare(
 ) -> Cell {
     let kinds = [("plimsoll", Kind::Plimsoll), ("tokio-unbounded", Kind::Unbounded), ("tokio-bounded", Kind::Bounded)];
     let mut sides = kinds.map(|(name, _)| SideResult { side: name.to_owned(), rounds: Vec::new(), error: None });
-    for _ in 0..rounds {
-        for ((_, kind), side) in kinds.into_iter().zip(&mut sides) {
+    for round in 0..rounds {
+        let mut turns: Vec<_> = kinds.into_iter().zip(&mut sides).collect();
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for ((_, kind), side) in turns {
             let done = Desk::open(kind).and_then(|mut desk| {
                 work(&mut desk)?;
                 desk.close()
