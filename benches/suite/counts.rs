@@ -12,6 +12,9 @@
 //! same.
 //! For that the server is told to end only when it has closed its last connection.
 //!
+//! Exact they are where the peers move by number: messages, connections, bursts. What a bulk stream takes is not: how much
+//! a read of it finds is a matter of timing, so that one is counted in rounds.
+//!
 //! epoll_wait is not counted: however many events it brings share it, and how many that are is a matter of timing.
 
 use crate::machine;
@@ -54,6 +57,15 @@ impl Tool {
         match self {
             Tool::Instructions => (!machine::has("valgrind")).then_some("valgrind"),
             Tool::Calls | Tool::Writes => (!*PERF_MAY_COUNT && !machine::has("strace")).then_some("strace"),
+        }
+    }
+
+    /// Who counts, on this machine.
+    pub fn program(self) -> &'static str {
+        match self {
+            Tool::Instructions => "callgrind",
+            _ if *PERF_MAY_COUNT => "perf",
+            _ => "strace",
         }
     }
 

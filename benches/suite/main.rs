@@ -41,6 +41,7 @@ mod timers;
 mod wakeups;
 
 use clap::{Parser, Subcommand};
+use counts::Tool;
 use driver::{Driver, minutes};
 use plan::{Alone, Job, Room, Scale, Work, plan};
 use result::{Cell, Machine, Run};
@@ -185,6 +186,7 @@ fn drive(choice: Choice) -> io::Result<()> {
         jobs.iter_mut().for_each(|job| job.rounds = rounds as usize);
     }
     leave_out_what_lacks_a_tool(&mut jobs, &mut warnings);
+    warnings.extend(say_who_counts(&jobs));
     if choice.list {
         list(&jobs, choice.servers.len());
         return in_time(whole, scale);
@@ -252,6 +254,14 @@ fn leave_out_what_lacks_a_tool(jobs: &mut Vec<Job>, warnings: &mut Vec<String>) 
         warnings.push(format!("{}: left out, there is no {program} on this machine", job.title()));
         false
     });
+}
+
+/// Whoever is slowed finds more at each read.
+fn say_who_counts(jobs: &[Job]) -> Option<String> {
+    let mut tools = jobs.iter().filter_map(|job| if let Work::Count(count) = &job.work { Some(count.tool) } else { None });
+    let calls = tools.find(|tool| *tool != Tool::Instructions)?;
+    let slows = if calls.program() == "strace" { ", which slows a server: of a stream each read finds more" } else { "" };
+    Some(format!("system calls were counted by {}{slows}", calls.program()))
 }
 
 fn list(jobs: &[Job], servers: usize) {
