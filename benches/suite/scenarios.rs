@@ -75,14 +75,15 @@ impl Planner {
         }
     }
 
-    /// One connection: nothing but the way there and back.
+    /// One connection: nothing but the way there and back. Its peer never sleeps, since how long this program takes to wake
+    /// is no matter of the server's.
     pub fn round_trip(&mut self) {
         let window = self.window(0.3, 0.0);
         self.jobs.push(Job {
             parameters: named(&[("size_bytes", 64), ("connections", 1)]),
             sides: SPINNERS.to_vec(),
             rounds: self.scale.pick(1, 3, 9),
-            work: load(Role::Echo, &format!("echo --connections 1 --size 64 {}", window.arguments())),
+            work: load(Role::Echo, &format!("echo --connections 1 --size 64 --spin {}", window.arguments())),
             round_seconds: window.round(1),
             ..job("round-trip", "")
         });
