@@ -16,10 +16,13 @@
 //!
 //! | | Plimsoll | tokio |
 //! |---|---|---|
-//! | a timer is | a closure, by `Net::after` | a boxed `Sleep`, registered by its first poll |
+//! | a timer is | a boxed closure, by `Net::after` | a boxed `Sleep`, registered by its first poll |
 //! | moved | `Net::reset` | `Sleep::reset`, which registers it anew |
 //! | taken back | `Net::cancel` | dropped |
 //! | has fired | when its closure has been called | when it has been polled and is ready |
+//!
+//! A closure that captures nothing takes no memory, and a program has hardly any such. Ours knows whom it is for, by a
+//! number, so that Plimsoll pays for a box as tokio does for its own.
 //!
 //! Both know the time as they begin, and read no clock for each. All of tokio's sleeps are polled by one future,
 //! so that no task is on their bill; its coop budget, which would send that future to the back of the queue after every 128
@@ -30,7 +33,9 @@
 //! is what they are made for, and what is measured; their memory is measured with a million.
 //!
 //! Memory is what the allocator has in use, its own share included, when the timers are armed for the first time. It
-//! is asked from the C library: an allocator that counts would be in every server of this binary.
+//! is asked from the C library: an allocator that counts would be in every server of this binary. A part of it is how
+//! full the tables are at that moment: they double, so a million, just under 2^20, fills one, and ten thousand leave
+//! more than a third of theirs empty.
 #![allow(unsafe_code, reason = "mallinfo2 has no safe face")]
 
 use crate::plan::Scale;
@@ -280,7 +285,12 @@ impl Timers for Ours {
         self.turn();
         let net = &mut self.reactor.net;
         let start = Instant::now();
-        self.ids.extend(delays.iter().map(|delay| net.after(*delay, |lp| *lp.app += 1)));
+        self.ids.extend(delays.iter().zip(0_u64..).map(|(delay, owner)| {
+            net.after(*delay, move |lp| {
+                black_box(owner);
+                *lp.app += 1;
+            })
+        }));
         start.elapsed()
     }
 
