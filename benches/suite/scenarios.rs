@@ -12,9 +12,11 @@ const SMALL_ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-16k", "mio"
 const ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-8k", "tokio-16k", "tokio-64k", "mio", "floor"];
 const LARGE_ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-64k", "mio", "floor"];
 const ONE_OF_EACH: &[&str] = &["plimsoll", "tokio-16k", "mio", "floor"];
+/// Of tokio the one whose buffer holds what comes at once.
+const ONE_OF_EACH_LARGE: &[&str] = &["plimsoll", "tokio-64k", "mio", "floor"];
 /// Where a round trip is all, a server may burn its processor for it.
 const SPINNERS: &[&str] = &["plimsoll", "plimsoll-spin", "tokio-16k", "mio", "floor", "floor-spin"];
-const FRAMERS: &[&str] = &["plimsoll", "tokio-16k", "tokio-buffered", "mio", "floor", "floor-gathered"];
+const FRAMERS: &[&str] = &["plimsoll", "tokio", "tokio-buffered", "mio", "floor", "floor-gathered"];
 const RELAYS: &[&str] = &["plimsoll", "tokio-8k", "tokio-16k", "tokio-64k", "mio", "floor"];
 const FANS: &[&str] = &["plimsoll", "tokio", "mio", "floor"];
 /// A difference that the sleeper makes is seen between sides of one cell, whose rounds are neighbours.
@@ -62,7 +64,7 @@ impl Planner {
             };
             self.jobs.push(Job {
                 parameters: named(&[("size_bytes", size), ("connections", connections)]),
-                sides: self.scale.pick(ECHOES, ONE_OF_EACH, sides).to_vec(),
+                sides: self.scale.pick(ECHOES, if size > 8192 { ONE_OF_EACH_LARGE } else { ONE_OF_EACH }, sides).to_vec(),
                 open: true,
                 rounds: self.scale.pick(1, 3, 9),
                 work: load(
@@ -192,7 +194,7 @@ impl Planner {
         let window = self.window(0.7, 0.0);
         self.jobs.push(Job {
             parameters: named(&[("bulk", 4), ("small", 50)]),
-            sides: self.scale.pick(FAIR, ONE_OF_EACH, FAIR).to_vec(),
+            sides: self.scale.pick(FAIR, ONE_OF_EACH_LARGE, FAIR).to_vec(),
             open: true,
             rounds: self.scale.pick(1, 3, 9),
             work: load(Role::Echo, &format!("fairness --bulk 4 --small 50 {}", window.arguments())),
