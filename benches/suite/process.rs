@@ -7,7 +7,8 @@
 //!
 //! The rule: none is left behind. [`Process`] kills on drop; and if the driver itself is killed, the kernel kills
 //! them, since each has asked for it (PR_SET_PDEATHSIG) before it became what it is. Nobody is waited for without
-//! a limit either. Each has a process group of its own, so that Ctrl-C at a terminal ends the driver and not the server
+//! a limit either. None has huge pages that it has not asked for: where the system hands them out to all, two MiB at a
+//! time would be whose memory is measured. Each has a process group of its own, so that Ctrl-C at a terminal ends the driver and not the server
 //! a moment before, which would look like a fault of the server.
 
 use nix::errno::Errno;
@@ -252,6 +253,8 @@ pub fn own_path(what: &str) -> PathBuf {
 pub fn become_child(parent: Option<i32>, cores: &[usize], program: &[String]) -> io::Error {
     let prepared = (|| {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // It outlasts exec.
+        prctl::set_thp_disable(true)?;
         // It may have died before we asked.
         if parent.is_some_and(|parent| getppid().as_raw() != parent) {
             return Err(Errno::ESRCH);
