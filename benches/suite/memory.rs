@@ -60,7 +60,8 @@ pub fn idle(side: &Side, role: Role, connections: u64, cores: &Cores) -> io::Res
 
     let name = if role == Role::Relay { "bytes_per_pair" } else { "bytes_per_connection" };
     for (after, bytes) in [("", open), ("_after_close", closed), ("_after_one_more", again)] {
-        let each = (bytes as f64 - before as f64) / connections as f64;
+        // The allocator may give back more than the connections have taken.
+        let each = bytes.saturating_sub(before) as f64 / connections as f64;
         sample.figures.insert(format!("{name}{after}"), each);
     }
     Ok(sample)
