@@ -206,7 +206,11 @@ impl Desk {
         match &self.door {
             Door::Plimsoll(mailbox) => mailbox.post(move |lp| lp.app.hear(note)).map_err(refused),
             Door::Unbounded(sender) => sender.send(note).map_err(|_| closed()),
-            Door::Bounded(sender) => sender.blocking_send(note).map_err(|_| closed()),
+            Door::Bounded(sender) => match sender.try_send(note) {
+                // Only who finds it full has to wait for a place, and with what that takes.
+                Err(mpsc::error::TrySendError::Full(note)) => sender.blocking_send(note).map_err(|_| closed()),
+                sent => sent.map_err(|_| closed()),
+            },
         }
     }
 
