@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getppid};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -45,6 +46,7 @@ pub struct Process {
     said: Vec<u8>,
     /// Who is to be told to end, where that is another: a tool may stay outside of what it runs.
     inner: Option<Pid>,
+    is_tool: bool,
     /// Once it was waited for. Its number may be another's from then on.
     status: Option<ExitStatus>,
 }
@@ -76,12 +78,14 @@ impl Process {
             stderr,
             said: Vec::new(),
             inner: None,
+            is_tool: false,
             status: None,
         })
     }
 
     /// What it is, is a tool. If that has started the program and not become it, it is the program that is told to end.
     pub fn look_inside(&mut self) {
+        self.is_tool = true;
         let pid = self.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         self.inner = children.split_whitespace().next().and_then(|child| child.parse().ok()).map(Pid::from_raw);
@@ -185,9 +189,21 @@ impl Process {
 
     fn glance(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.status.is_none() {
+            self.end_the_orphans();
             self.status = self.child.try_wait()?;
         }
         Ok(self.status)
+    }
+
+    /// What it has started itself ends with it. As long as it has ended and was not waited for, its number is nobody
+    /// else's. Not so under a tool, which may write its table when the server has ended.
+    fn end_the_orphans(&self) {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let ended = waitid(Id::Pid(self.group()), look).is_ok_and(|status| status != WaitStatus::StillAlive);
+        if ended && !self.is_tool {
+            // There are none, mostly.
+            let _ = killpg(self.group(), Signal::SIGKILL);
+        }
     }
 
     fn wait(&mut self, patience: Duration) -> io::Result<ExitStatus> {
