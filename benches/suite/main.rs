@@ -119,6 +119,9 @@ enum Command {
     /// Measure what needs neither.
     #[command(hide = true)]
     Alone { which: Alone, scale: Scale },
+    /// Try to step into a network of its own.
+    #[command(hide = true)]
+    Cross,
     /// Become a program that is pinned and dies with the driver.
     #[command(hide = true)]
     Child {
@@ -164,6 +167,7 @@ fn play(command: Command) -> io::Result<()> {
             };
             println!("{}", serde_json::to_string(&cells)?);
         }
+        Command::Cross => namespace::cross()?,
         Command::Child { parent, cores, program } => return Err(process::become_child(parent, &cores, &program)),
     }
     Ok(())
@@ -281,7 +285,7 @@ fn list(jobs: &[Job], servers: usize) {
 /// A network of our own, and a processor for the servers and one for their peers. The driver is asleep nearly always,
 /// and where it is not, it is in the way of the peers and not of the servers.
 fn settle_down(room: Room, warnings: &mut Vec<String>) -> io::Result<(Cores, Machine)> {
-    let (namespace, complaints) = namespace::enter();
+    let (namespace, complaints) = namespace::enter()?;
     warnings.extend(complaints);
     let allowed = machine::cores()?;
     let mut machine = Machine { namespace, ..machine::describe(&allowed, room.descriptors) };

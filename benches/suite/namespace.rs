@@ -7,6 +7,9 @@
 //!
 //! The driver does not have to start itself anew for it: while it has one thread, it steps across, and whatever
 //! it starts is born there. Where it may not, the suite runs where it is, and the report says so.
+//!
+//! There is no way back, and some systems let a process into a network of its own and then keep it from bringing up
+//! what is in there. So a child tries first.
 
 #![expect(unsafe_code, reason = "an interface is brought up by ioctl, for which there is no safe call")]
 
@@ -16,23 +19,43 @@ use nix::unistd::{Uid, getegid, geteuid};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
 
 const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// Steps into a network of its own with reno and all ports. To be called before there is any thread.
 ///
 /// Says what could not be had.
-pub fn enter() -> (bool, Vec<String>) {
-    if let Err(e) = step_across().and_then(|()| bring_up_loopback()) {
-        return (false, vec![format!("no network namespace of our own ({e}): loopback is as the machine has set it")]);
+///
+/// # Errors
+/// It could not, and a child could: we may be where there is no loopback.
+pub fn enter() -> io::Result<(bool, Vec<String>)> {
+    if let Err(e) = try_it() {
+        let complaint = format!("no network namespace of our own ({e}): loopback is as the machine has set it");
+        return Ok((false, vec![complaint]));
     }
+    cross()?;
     let settings = [
         (CONGESTION_CONTROL, "reno"),
         // Ended connections hold their port for a while, and there are tens of thousands of them.
         ("/proc/sys/net/ipv4/ip_local_port_range", "2048 65535"),
     ];
     let set = |(path, value)| fs::write(path, value).err().map(|e| format!("{path} could not be set to {value}: {e}"));
-    (true, settings.into_iter().filter_map(set).collect())
+    Ok((true, settings.into_iter().filter_map(set).collect()))
+}
+
+/// Steps into a network of its own whose loopback is up.
+pub fn cross() -> io::Result<()> {
+    step_across().and_then(|()| bring_up_loopback())
+}
+
+/// Whether it can be done, by a child (`suite cross`), whose loss it is if it cannot.
+fn try_it() -> io::Result<()> {
+    let child = Command::new(std::env::current_exe()?).arg("cross").stdin(Stdio::null()).output()?;
+    if child.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&child.stderr).trim().to_owned()))
 }
 
 /// What connections made now use.
