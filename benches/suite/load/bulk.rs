@@ -154,7 +154,7 @@ impl Ends {
 }
 
 /// Waits for it, and sees that there is nothing before it.
-pub fn expect_end(stream: &mut TcpStream, otherwise: &str) -> io::Result<()> {
+fn expect_end(stream: &mut TcpStream, otherwise: &str) -> io::Result<()> {
     if !wait(None, Some(stream), PATIENCE)? {
         return Err(io::Error::new(io::ErrorKind::TimedOut, otherwise));
     }

@@ -172,9 +172,6 @@ pub enum Kind {
     Idle {
         #[arg(long, default_value_t = 1000)]
         connections: usize,
-        /// Through a relay: each is a pair.
-        #[arg(long)]
-        relayed: bool,
     },
 }
 
@@ -242,15 +239,14 @@ pub fn run(kind: Kind) -> io::Result<Sample> {
         Kind::Storm { connections, size } => server.storm(connections, size),
         Kind::Churn { size, at_once, count: Some(count), .. } => server.churn_counted(size, at_once, count),
         Kind::Churn { size, at_once, count: None, span } => server.churn(size, at_once, span),
-        Kind::Idle { connections, .. } => server.idle(connections, upstream),
+        Kind::Idle { connections } => server.idle(connections),
     }
 }
 
 impl Kind {
     fn is_relayed(&self) -> bool {
-        use Kind::{Idle, RelayBulk, RelayIdle, RelayPairs, RelaySlow};
+        use Kind::{RelayBulk, RelayIdle, RelayPairs, RelaySlow};
         matches!(self, RelayBulk { .. } | RelayPairs { .. } | RelayIdle { .. } | RelaySlow { .. })
-            || matches!(self, Idle { relayed: true, .. })
     }
 
     /// Connections at one time, both ends of which count where a relay is between them.
@@ -261,7 +257,7 @@ impl Kind {
             Kind::RelayBulk { .. } | Kind::RelaySlow { .. } => 1,
             Kind::FanOut { subscribers, .. } => subscribers + 2,
             Kind::Fairness { bulk, small, .. } => bulk + small,
-            Kind::Storm { connections, .. } | Kind::Idle { connections, .. } => *connections,
+            Kind::Storm { connections, .. } | Kind::Idle { connections } => *connections,
             Kind::Churn { at_once, .. } => *at_once,
         };
         if self.is_relayed() { 2 * connections } else { connections }

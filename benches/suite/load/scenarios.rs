@@ -195,8 +195,8 @@ impl Server {
         Ok(sample(count, [("connections", count as f64)]))
     }
 
-    pub fn idle(self, connections: usize, upstream: Option<Upstream>) -> io::Result<Sample> {
-        idle::run(self.port, connections, upstream)?;
+    pub fn idle(self, connections: usize) -> io::Result<Sample> {
+        idle::run(self.port, connections)?;
         Ok(sample(connections, []))
     }
 }
