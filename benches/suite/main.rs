@@ -85,7 +85,8 @@ struct Choice {
     #[arg(long = "server", value_name = "NAME=COMMAND")]
     servers: Vec<Side>,
 
-    /// Where the report goes [default: target/bench-report]
+    /// Where the report goes [default: target/bench-report; of a part, target/bench-report-part; of a smoke run,
+    /// target/bench-smoke]
     #[arg(long, value_name = "DIRECTORY")]
     out: Option<PathBuf>,
 
@@ -198,8 +199,14 @@ fn drive(choice: Choice) -> io::Result<()> {
     in_time(whole, scale)?;
 
     let (cores, machine) = settle_down(room, &mut warnings)?;
-    let out = choice.out.map_or_else(default_out, Ok)?;
+    let name = match (scale, choice.only.is_empty()) {
+        (Scale::Smoke, _) => "bench-smoke",
+        (_, true) => "bench-report",
+        (_, false) => "bench-report-part",
+    };
+    let out = choice.out.map_or_else(|| beside_the_program(name), Ok)?;
     fs::create_dir_all(&out)?;
+    forget_the_charts_before(&out)?;
     warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
     let mut run = Run {
         machine,
@@ -304,11 +311,26 @@ fn keep(run: &Run, raw: &Path) -> io::Result<()> {
     fs::write(raw, serde_json::to_vec_pretty(run)?)
 }
 
-/// Beside the program, which cargo has put into `target/release/deps`.
-fn default_out() -> io::Result<PathBuf> {
+/// Charts of an earlier run are not to stand beside those of this one. Where there was no run, they are not ours.
+fn forget_the_charts_before(out: &Path) -> io::Result<()> {
+    if !out.join("raw.json").exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(out)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "svg") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// In `target`, as cargo has put the program into `target/release/deps`. What is short does not write over the report
+/// that took half an hour.
+fn beside_the_program(name: &str) -> io::Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().nth(3).unwrap_or(Path::new("target"));
-    Ok(target.join("bench-report"))
+    Ok(target.join(name))
 }
 
 /// As it would be typed.
