@@ -232,6 +232,7 @@ fn drive(choice: Choice) -> io::Result<()> {
     kept?;
     if hurried {
         run.warnings.push("the machine is slower than planned: some cells have fewer rounds".to_owned());
+        keep(&run, &raw)?;
     }
     report::write(&run, &out)?;
     eprintln!("{} in {}; {}", out.join("report.md").display(), minutes(run.seconds), out.join("index.html").display());
