@@ -34,6 +34,17 @@ pub fn cores() -> io::Result<Vec<usize>> {
     Ok((0..nix::sched::CpuSet::count()).filter(|core| allowed.is_set(*core) == Ok(true)).collect())
 }
 
+/// Whether two processors are threads of one core, and slow each other.
+pub fn are_siblings(one: usize, other: usize) -> bool {
+    let path = format!("/sys/devices/system/cpu/cpu{one}/topology/thread_siblings_list");
+    let list = fs::read_to_string(path).unwrap_or_default();
+    // `0,4` or `0-1`.
+    list.trim().split(',').any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        matches!((first.parse(), last.parse()), (Ok(first), Ok(last)) if (first..=last).contains(&other))
+    })
+}
+
 /// As many descriptors as this user may have; whatever we start inherits it.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -298,7 +298,12 @@ fn settle_down(room: Room, warnings: &mut Vec<String>) -> io::Result<(Cores, Mac
     let allowed = machine::cores()?;
     let mut machine = Machine { namespace, ..machine::describe(&allowed, room.descriptors) };
     let mut cores = Cores::default();
-    if let [server, load, ..] = allowed[..] {
+    if let [server, second, ..] = allowed[..] {
+        let load = allowed[1..].iter().copied().find(|core| !machine::are_siblings(server, *core));
+        if load.is_none() {
+            warnings.push("servers and load have the two threads of one core: they slow each other".to_owned());
+        }
+        let load = load.unwrap_or(second);
         cores = Cores { server: vec![server], load: vec![load] };
         process::pin(&[load])?;
         (machine.server_core, machine.load_core) = (Some(server as u32), Some(load as u32));
