@@ -24,6 +24,7 @@
 
 mod counts;
 mod driver;
+mod liar;
 mod load;
 mod machine;
 mod memory;
@@ -43,6 +44,7 @@ mod wakeups;
 use clap::{Parser, Subcommand};
 use counts::Tool;
 use driver::{Driver, minutes};
+use liar::Lie;
 use plan::{Alone, Job, Room, Scale, Work, plan};
 use result::{Cell, Machine, Run};
 use server::{Cores, Side};
@@ -120,6 +122,9 @@ enum Command {
     /// Measure what needs neither.
     #[command(hide = true)]
     Alone { which: Alone, scale: Scale },
+    /// Be an echo that is wrong.
+    #[command(hide = true)]
+    Lie { lie: Lie, port: u16 },
     /// Try to step into a network of its own.
     #[command(hide = true)]
     Cross,
@@ -168,6 +173,7 @@ fn play(command: Command) -> io::Result<()> {
             };
             println!("{}", serde_json::to_string(&cells)?);
         }
+        Command::Lie { lie, port } => liar::serve(lie, port)?,
         Command::Cross => namespace::cross()?,
         Command::Child { parent, cores, program } => return Err(process::become_child(parent, &cores, &program)),
     }
@@ -219,6 +225,9 @@ fn drive(choice: Choice) -> io::Result<()> {
     };
     // Who asks for more gets more.
     let limit = (choice.rounds.is_none() && choice.servers.is_empty()).then_some(scale.limit_seconds());
+    if scale == Scale::Smoke {
+        liar::see_through(&cores)?;
+    }
     let driver = Driver { scale, cores, servers: choice.servers, limit };
     let raw = out.join("raw.json");
     let mut kept = Ok(());
