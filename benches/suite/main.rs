@@ -279,9 +279,11 @@ fn leave_out_what_lacks_a_tool(jobs: &mut Vec<Job>, warnings: &mut Vec<String>) 
 
 /// Whoever is slowed finds more at each read.
 fn say_who_counts(jobs: &[Job]) -> Option<String> {
-    let mut tools = jobs.iter().filter_map(|job| if let Work::Count(count) = &job.work { Some(count.tool) } else { None });
+    let mut tools =
+        jobs.iter().filter_map(|job| if let Work::Count(count) = &job.work { Some(count.tool) } else { None });
     let calls = tools.find(|tool| *tool != Tool::Instructions)?;
-    let slows = if calls.program() == "strace" { ", which slows a server: of a stream each read finds more" } else { "" };
+    let slows =
+        if calls.program() == "strace" { ", which slows a server: of a stream each read finds more" } else { "" };
     Some(format!("system calls were counted by {}{slows}", calls.program()))
 }
 

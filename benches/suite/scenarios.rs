@@ -20,16 +20,8 @@ const FRAMERS: &[&str] = &["plimsoll", "tokio", "tokio-buffered", "mio", "floor"
 const RELAYS: &[&str] = &["plimsoll", "tokio-8k", "tokio-16k", "tokio-64k", "mio", "floor"];
 const FANS: &[&str] = &["plimsoll", "tokio", "mio", "floor"];
 /// A difference that the sleeper makes is seen between sides of one cell, whose rounds are neighbours.
-const FANS_BESIDE_A_SLEEPER: &[&str] = &[
-    "plimsoll",
-    "plimsoll+sleeper",
-    "tokio",
-    "tokio+sleeper",
-    "mio",
-    "mio+sleeper",
-    "floor",
-    "floor+sleeper",
-];
+const FANS_BESIDE_A_SLEEPER: &[&str] =
+    &["plimsoll", "plimsoll+sleeper", "tokio", "tokio+sleeper", "mio", "mio+sleeper", "floor", "floor+sleeper"];
 const FAIR: &[&str] = &["plimsoll", "tokio-16k", "tokio-64k", "mio", "floor"];
 /// The smallest buffer that is common, and the largest.
 const HOLDERS: &[&str] = &["plimsoll", "tokio-8k", "tokio-64k", "mio", "floor"];
@@ -66,7 +58,10 @@ impl Planner {
             };
             self.jobs.push(Job {
                 parameters: named(&[("size_bytes", size), ("connections", connections)]),
-                sides: self.scale.pick(ECHOES, if size > 8192 { ONE_OF_EACH_LARGE } else { ONE_OF_EACH }, sides).to_vec(),
+                sides: self
+                    .scale
+                    .pick(ECHOES, if size > 8192 { ONE_OF_EACH_LARGE } else { ONE_OF_EACH }, sides)
+                    .to_vec(),
                 open: true,
                 rounds: self.scale.pick(1, 3, 9),
                 work: load(
