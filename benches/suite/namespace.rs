@@ -55,7 +55,8 @@ fn try_it() -> io::Result<()> {
     if child.status.success() {
         return Ok(());
     }
-    Err(io::Error::other(String::from_utf8_lossy(&child.stderr).trim().to_owned()))
+    let complaint = String::from_utf8_lossy(&child.stderr);
+    Err(io::Error::other(complaint.trim().trim_start_matches("suite: ").to_owned()))
 }
 
 /// What connections made now use.

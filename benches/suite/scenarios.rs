@@ -372,7 +372,7 @@ impl Planner {
                 "relay-bulk",
                 &sides,
                 &[("mib", 256)],
-                2.0,
+                1.2,
                 Count {
                     role: Role::Relay,
                     figure: "system_calls_per_mib",
