@@ -331,8 +331,7 @@ impl Aim {
     }
 
     fn measured(&self, spread: &Spread, label: &str, cells: usize) -> String {
-        let ((low, high), value) = (spread.middle(), self.show(spread.median));
-        let (low, high) = (self.show(low), self.show(high));
+        let (low, value, high) = (self.show(spread.low), self.show(spread.median), self.show(spread.high));
         let range = if low == high { String::new() } else { format!(" ({low}…{high})") };
         let at = match (cells, label) {
             (1, "") => String::new(),

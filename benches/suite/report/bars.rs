@@ -50,8 +50,7 @@ pub fn bars(view: &View<'_>, figures: &[&str], title: &str) -> Option<String> {
 }
 
 fn draw(panel: &Panel<'_>, area: &Area<'_>) -> Drawn {
-    let lengths =
-        Lengths::of(&panel.bars.iter().map(|(_, spread)| spread.middle().1.max(spread.median)).collect::<Vec<_>>());
+    let lengths = Lengths::of(&panel.bars.iter().map(|(_, spread)| spread.high).collect::<Vec<_>>());
     text(area, &heading(panel, &lengths), (0, 8), 12, INK, HPos::Left, false)?;
     let longest = panel.bars.iter().map(|(side, _)| side.chars().count()).max().unwrap_or(0) as i32;
     let left = longest * CHARACTER + NAME_GAP;
@@ -59,7 +58,7 @@ fn draw(panel: &Panel<'_>, area: &Area<'_>) -> Drawn {
     let place = |value: f64| left + (lengths.part(value) * f64::from(room)) as i32;
     for (row, (side, spread)) in panel.bars.iter().enumerate() {
         let middle = FIRST + row as i32 * PITCH;
-        let (low, high) = spread.middle();
+        let (low, high) = (spread.low, spread.high);
         let end = place(spread.median).max(left + 1);
         let (top, bottom) = (middle - THICKNESS / 2, middle + THICKNESS / 2);
         text(area, side, (left - NAME_GAP, middle), 12, INK, HPos::Right, is_plimsoll(side))?;

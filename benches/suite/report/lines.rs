@@ -1,7 +1,7 @@
 //! Lines: a figure along a sweep, its ratio to the reference, and latency against the quantile.
 //!
 //! All three are panels of the same kind. A line is the median of the rounds; the thin upright line through each of
-//! its points is the middle half of them, so that two lines that cross within it are seen to be even.
+//! its points is the doubt about it, so that two lines that cross within it are seen to be even.
 
 use super::axis::{self, Axis};
 use super::canvas::{Area, Drawn, GRID, INK, MUTED, Picture, stroke, text};
@@ -40,8 +40,8 @@ struct Series<'a> {
 struct Point {
     x: f64,
     median: f64,
-    /// The middle half of the rounds, if it is drawn.
-    middle: Option<(f64, f64)>,
+    /// The ends of the doubt, if it is drawn.
+    doubt: Option<(f64, f64)>,
 }
 
 /// Figures along the sweep.
@@ -92,7 +92,7 @@ pub fn percentiles(view: &View<'_>, title: &str) -> Option<String> {
         let worst = x.range.end.floor();
         let series = curves.into_iter().filter(|(_, curve)| !curve.is_empty()).map(|(side, curve)| {
             let place = |quantile| if quantile < 1.0 { axis::rarity(quantile) } else { worst };
-            let points = curve.into_iter().map(|(quantile, ns)| Point { x: place(quantile), median: ns, middle: None });
+            let points = curve.into_iter().map(|(quantile, ns)| Point { x: place(quantile), median: ns, doubt: None });
             Series { side, points: points.collect() }
         });
         let series: Vec<Series<'_>> = series.collect();
@@ -115,8 +115,10 @@ fn swept<'a>(
 ) -> Vec<(String, Vec<Series<'a>>)> {
     let line = |cells: &[&Cell], side: &'a str| {
         let points = cells.iter().filter_map(|cell| {
-            let spread = value(cell, side)?;
-            Some(Point { x: x(cell, view.sweep) as f64, median: spread.median, middle: Some(spread.middle()) })
+            // A ratio to nothing has no height.
+            let spread = value(cell, side).filter(|spread| spread.high.is_finite())?;
+            let doubt = Some((spread.low, spread.high));
+            Some(Point { x: x(cell, view.sweep) as f64, median: spread.median, doubt })
         });
         Series { side, points: points.collect() }
     };
@@ -136,7 +138,7 @@ fn sweep_axis(view: &View<'_>, series: &[Series<'_>]) -> Axis {
 
 /// All that has to find room on the y axis.
 fn heights(series: &[Series<'_>]) -> Vec<f64> {
-    let ends = |point: &Point| point.middle.unwrap_or((point.median, point.median));
+    let ends = |point: &Point| point.doubt.unwrap_or((point.median, point.median));
     let points = series.iter().flat_map(|series| &series.points);
     points.flat_map(|point| [point.median, ends(point).0, ends(point).1]).collect()
 }
@@ -206,7 +208,7 @@ fn line(area: &Area<'_>, inner: &DrawingArea<SVGBackend<'_>, Plane>, panel: &Pan
     let place = |x: f64, y: f64| pixel(area, inner, (panel.x.place(x), panel.y.place(y)));
     let points: Vec<(i32, i32)> = series.points.iter().map(|point| place(point.x, point.median)).collect();
     for point in &series.points {
-        if let Some((low, high)) = point.middle {
+        if let Some((low, high)) = point.doubt {
             area.draw(&PathElement::new(vec![place(point.x, low), place(point.x, high)], look.colour.mix(0.6)))?;
         }
     }

@@ -120,15 +120,14 @@ fn at(label: &str, what: &str) -> String {
 /// `412 k/s (401…420)`
 fn value(name: &str, spread: &Spread) -> String {
     let quantity = Figure::named(name).quantity;
-    let (unit, (low, high)) = (quantity.unit(spread.median), spread.middle());
+    let unit = quantity.unit(spread.median);
     let median = quantity.show(spread.median);
-    let (low, high) = (digits(low / unit.divisor), digits(high / unit.divisor));
+    let (low, high) = (digits(spread.low / unit.divisor), digits(spread.high / unit.divisor));
     if low == high { median } else { format!("{median} ({low}…{high})") }
 }
 
 /// `0.97 (0.95…0.99)`
 fn ratio(spread: &Spread) -> String {
-    let (low, high) = spread.middle();
-    let (median, low, high) = (figure::ratio(spread.median), figure::ratio(low), figure::ratio(high));
+    let (median, low, high) = (figure::ratio(spread.median), figure::ratio(spread.low), figure::ratio(spread.high));
     if low == high { median } else { format!("{median} ({low}…{high})") }
 }

@@ -1,23 +1,20 @@
 //! Verdict: where Plimsoll wins and where it loses, from the paired ratios and nothing else.
 //!
 //! Each judged figure of each cell is one comparison with each other side. Wins and losses are listed in the same form,
-//! losses first. What a clock measured in fewer than three rounds is not judged: it has no spread to be outside of.
+//! losses first. What a clock measured in too few rounds is not judged, and is named: silence is no verdict either.
 
 use super::figure::{Better, Figure, ratio};
 use super::markdown::{Table, plain};
 use super::side;
 use super::view::{View, capital, ratio_of, spread_of};
 use crate::result::Cell;
-use crate::statistic::Outcome;
+use crate::statistic::{Outcome, ROUNDS_FOR_VERDICT};
 
 /// Who is judged.
 const OURS: &str = "plimsoll";
 
 /// A list of cells in a sentence names so many, and counts the others.
 const NAMED: usize = 3;
-
-/// Fewer rounds of a clock do not make a verdict.
-const ROUNDS: usize = 3;
 
 /// One judged figure against one rival: the cells by their outcome.
 struct Duel<'a> {
@@ -39,9 +36,11 @@ pub fn section(views: &[View<'_>]) -> String {
         return "Nothing was measured often enough to say.\n\n".to_owned();
     }
     let mut text = "A comparison is one figure at one size and number of connections, Plimsoll's to the other's in the \
-                    same round. It is won or lost if the middle half of these ratios lies on one side of 1 by more than \
-                    a hundredth (with fewer than five rounds: if all of them do); else it is even. Only the side \
-                    *plimsoll* is judged here.\n\n"
+                    same round. It is won or lost if the doubt about the median of these ratios lies on one side of 1 \
+                    by more than a hundredth; else it is even. The doubt reaches from the second lowest of nine ratios to \
+                    the second highest, and of six to eight from the lowest to the highest; two equals are told apart by \
+                    chance in at most one comparison of twenty. Counts and memory are exact: there all rounds have to \
+                    agree. Only the side *plimsoll* is judged here.\n\n"
         .to_owned();
     text += &overview(&contests).to_string();
     text += "\n### Where Plimsoll loses\n\n";
@@ -78,7 +77,7 @@ fn duel<'a>(view: &View<'a>, figure: &Figure, rival: &'a str) -> Duel<'a> {
     Duel { rival, bouts: view.cells.iter().filter_map(bout).collect() }
 }
 
-/// How one comparison ends, and the median of its ratios. Something against nothing has no ratio, and yet an outcome.
+/// How one comparison ends, and the median of its ratios.
 fn bout(cell: &Cell, figure: &Figure, rival: &str) -> Option<(Outcome, f64)> {
     let more_is_better = match figure.better {
         Better::More => true,
@@ -86,14 +85,11 @@ fn bout(cell: &Cell, figure: &Figure, rival: &str) -> Option<(Outcome, f64)> {
         Better::Unknown => return None,
     };
     let (ours, theirs) = (spread_of(cell, OURS, &figure.name)?, spread_of(cell, rival, &figure.name)?);
-    if !figure.exact && ours.rounds.min(theirs.rounds) < ROUNDS {
+    if !figure.exact && ours.rounds.min(theirs.rounds) < ROUNDS_FOR_VERDICT {
         return None;
     }
-    match ratio_of(cell, OURS, rival, &figure.name) {
-        Some(ratio) => Some((ratio.outcome(more_is_better), ratio.median)),
-        None if more_is_better => Some((Outcome::Wins, f64::INFINITY)),
-        None => Some((Outcome::Loses, f64::INFINITY)),
-    }
+    let ratio = ratio_of(cell, OURS, rival, &figure.name)?;
+    Some((ratio.outcome(more_is_better), ratio.median))
 }
 
 /// A row for each contest, a column for each rival.

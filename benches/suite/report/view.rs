@@ -7,7 +7,7 @@ use super::figure::{Quantity, is_known, thousands};
 use super::scenario::{Part, Scenario, UNKNOWN};
 use super::side;
 use crate::result::{Cell, SideResult};
-use crate::statistic::{ROUNDS_FOR_QUARTILES, Spread, paired};
+use crate::statistic::{ROUNDS_FOR_VERDICT, Spread, paired};
 use std::collections::BTreeMap;
 
 /// The cells of a scenario's variant.
@@ -84,8 +84,8 @@ impl<'a> View<'a> {
         let sides = self.cells.iter().flat_map(|cell| &cell.sides);
         match sides.map(|result| result.rounds.len()).max().unwrap_or(0) {
             0 | 1 => "Measured once.",
-            few if few < ROUNDS_FOR_QUARTILES => "Medians of the rounds; thin lines reach from the least to the most.",
-            _ => "Medians of the rounds; thin lines are the middle half of them.",
+            few if few < ROUNDS_FOR_VERDICT => "Medians of the rounds; thin lines reach from the least to the most.",
+            _ => "Medians of the rounds; thin lines are the doubt about them.",
         }
     }
 
