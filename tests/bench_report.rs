@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 const ECHOES: &[&str] = &["plimsoll", "plimsoll-split", "tokio-8k", "tokio-16k", "tokio-64k", "mio", "floor"];
 const RELAYS: &[&str] = &["plimsoll", "tokio-8k", "tokio-16k", "tokio-64k", "mio", "floor"];
 const FANS: &[&str] = &["plimsoll", "tokio", "mio", "floor"];
+const FANS_BESIDE_A_SLEEPER: &[&str] =
+    &["plimsoll", "plimsoll+sleeper", "tokio", "tokio+sleeper", "mio", "mio+sleeper", "floor", "floor+sleeper"];
 const HOLDERS: &[&str] = &["plimsoll", "tokio-8k", "tokio-64k", "mio", "floor"];
 
 /// Rounds of one cell: the mood of the machine, which all sides share.
@@ -195,13 +197,17 @@ fn relays() -> Vec<Cell> {
 fn fan_outs() -> Vec<Cell> {
     let mut cells = Vec::new();
     for (subscribers, burst) in [10, 100, 1000, 5000].into_iter().flat_map(|count| [(count, 1), (count, 16)]) {
-        for variant in ["", "sleeper"] {
-            let parameters = [("size_bytes", 64), ("subscribers", subscribers), ("burst", burst)];
-            cells.push(cell("fan-out", variant, &parameters, FANS, |_, price, mood| {
-                let ns = price * (3_300.0 / burst as f64 + 40.0 + 900.0 / subscribers as f64);
-                sample(&[("server_cpu_ns_per_delivery", ns), ("deliveries_per_second", 0.9e9 / ns * mood)])
-            }));
-        }
+        let parameters = [("size_bytes", 64), ("subscribers", subscribers), ("burst", burst)];
+        let sides = if burst == 16 && (100..=1000).contains(&subscribers) { FANS_BESIDE_A_SLEEPER } else { FANS };
+        cells.push(cell("fan-out", "", &parameters, sides, |side, _, mood| {
+            let (name, sleeper) = side.split_once('+').map_or((side, 1.0), |(name, _)| (name, 1.05));
+            let ns = sleeper * price(name) * (3_300.0 / burst as f64 + 40.0 + 900.0 / subscribers as f64);
+            sample(&[
+                ("server_cpu_ns_per_delivery", ns),
+                ("deliveries_per_second", 0.9e9 / ns * mood),
+                ("latency_p99_ns", 9.0 * ns / mood),
+            ])
+        }));
     }
     cells
 }
@@ -472,6 +478,22 @@ fn servers_of_the_reader_and_scenarios_nobody_described_are_shown() {
 }
 
 #[test]
+fn who_runs_under_a_condition_is_compared_with_the_others_under_it_and_with_itself_without() {
+    let written = written(&run(), "condition");
+    let verdict = section(&written.markdown, "\n## What wins and what loses");
+    let row = |what: &str| verdict.lines().find(|line| line.starts_with(what)).expect("a row").to_owned();
+    assert!(!verdict.contains("+sleeper"), "a column is a rival");
+    let scores = |what: &str, score: &str| row(what).matches(&format!(" {score} |")).count();
+    let beside = "| Fan-out, beside one who never reads: server's";
+    assert_eq!((scores(beside, "2 · 0 · 0"), scores(beside, "0 · 0 · **2**")), (2, 1), "tokio and mio, and the floor");
+    let alone = "| Fan-out: server's";
+    assert_eq!((scores(alone, "8 · 0 · 0"), scores(alone, "0 · 0 · **8**")), (2, 1));
+    let fan_out = section(&written.markdown, "\n## Fan-out");
+    let sleeper = fan_out.lines().find(|line| line.starts_with("| 100 | **plimsoll+sleeper** |")).expect("a row");
+    assert!(sleeper.contains("| 1.02 | 1.05 |"), "to the floor beside a sleeper, to itself without: {sleeper}");
+}
+
+#[test]
 fn clocks_read_twice_make_no_verdict_and_counts_read_once_do() {
     let mut run = run();
     for result in run.cells.iter_mut().flat_map(|cell| &mut cell.sides) {
@@ -479,8 +501,11 @@ fn clocks_read_twice_make_no_verdict_and_counts_read_once_do() {
     }
     let written = written(&run, "few");
     let verdict = section(&written.markdown, "\n## What wins and what loses");
-    assert!(!verdict.contains("Ping-pong"));
-    assert!(verdict.contains("Counts, a message"));
+    assert!(!verdict.contains("| Ping-pong"));
+    assert!(
+        verdict.contains("with fewer than 6 rounds of a clock: ") && verdict.contains("all of Ping-pong: messages")
+    );
+    assert!(verdict.contains("| Counts, a message"));
 }
 
 #[test]

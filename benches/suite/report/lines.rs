@@ -8,7 +8,7 @@ use super::canvas::{Area, Drawn, GRID, INK, MUTED, Picture, stroke, text};
 use super::figure::{Better, Figure};
 use super::scenario::Scale;
 use super::side::{self, Look};
-use super::view::{View, axis_words, capital, percentiles_of, ratio_of, reference_of, spread_of, x};
+use super::view::{View, axis_words, capital, percentiles_of, ratio_to, reference_of, spread_of, x};
 use crate::result::Cell;
 use crate::statistic::Spread;
 use plotters::coord::types::RangedCoordf64;
@@ -69,7 +69,7 @@ pub fn ratios(view: &View<'_>, name: &str, title: &str) -> Option<String> {
     sides.retain(|side| *side != reference);
     let figure = Figure::named(name);
     let note = format!("Of {}, each round to the same round of {reference}. {}", figure.words, view.note());
-    let panels = swept(view, &sides, |cell, side| ratio_of(cell, side, reference, name));
+    let panels = swept(view, &sides, |cell, side| ratio_to(cell, side, reference, name));
     let panels = panels.into_iter().map(|(title, series)| {
         let (x, y) = (sweep_axis(view, &series), Axis::of_ratios(&heights(&series), &format!("ratio to {reference}")));
         Panel { title, x, y, series, level: Some(1.0) }

@@ -3,8 +3,8 @@
 use super::chart::{self, Drawing};
 use super::figure::{self, Figure, digits, thousands};
 use super::markdown::{Table, folded, plain};
-use super::side::is_plimsoll;
-use super::view::{View, axis_words, capital, ratio_of, reference_of, rounds_of, spread_of, x};
+use super::side::{self, is_plimsoll};
+use super::view::{View, axis_words, capital, ratio_of, ratio_to, reference_of, rounds_of, spread_of, x};
 use crate::result::Cell;
 use crate::statistic::Spread;
 
@@ -66,23 +66,27 @@ fn ratios(view: &View<'_>, label: &str, cells: &[&Cell]) -> String {
     let mut table = Table::new([sweep].into_iter().chain(places));
     for side in sides.iter().filter(|side| **side != reference) {
         let ratios =
-            cells.iter().map(|cell| ratio_of(cell, side, reference, name).map_or("–".to_owned(), |r| ratio(&r)));
+            cells.iter().map(|cell| ratio_to(cell, side, reference, name).map_or("–".to_owned(), |r| ratio(&r)));
         table.row([side_name(side)].into_iter().chain(ratios));
     }
     let figure = Figure::named(name);
     format!("{}, ratio to {reference}:\n\n{table}\n", at(label, &figure.words))
 }
 
-/// Everything that was measured: a row for each side at each place of the sweep.
+/// Everything that was measured: a row for each side at each place of the sweep. Where some run under a condition, what
+/// it costs them is the ratio to themselves without it.
 fn figures(view: &View<'_>, label: &str, cells: &[&Cell]) -> String {
     let (sides, names) = (view.sides(), view.figures());
     let reference = reference_of(&sides);
     let judged = |name: &&str| view.part.judged.contains(name) && reference.is_some();
+    let conditions = cells.iter().flat_map(|cell| &cell.sides).map(|result| side::parts(&result.side).1);
+    let conditional = conditions.filter(|it| !it.is_empty()).map(side::condition_words).next();
     let mut heads = vec![view.sweep.map_or("side".to_owned(), axis_words)];
     heads.extend(view.sweep.map(|_| "side".to_owned()));
     for name in &names {
         heads.push(Figure::named(name).words.to_string());
         heads.extend(reference.filter(|_| judged(name)).map(|reference| format!("÷ {}", plain(reference))));
+        heads.extend(conditional.as_ref().filter(|_| judged(name)).map(|words| format!("÷ itself not {words}")));
     }
     heads.push("rounds".to_owned());
     let mut table = Table::new(heads);
@@ -96,10 +100,12 @@ fn figures(view: &View<'_>, label: &str, cells: &[&Cell]) -> String {
             row.push(side_name(side));
             for name in &names {
                 row.push(spread_of(cell, side, name).map_or("–".to_owned(), |spread| value(name, &spread)));
-                row.extend(reference.filter(|_| judged(name)).map(|reference| {
-                    let other = (*side != reference).then(|| ratio_of(cell, side, reference, name)).flatten();
-                    other.map_or("–".to_owned(), |r| ratio(&r))
-                }));
+                let shown = |spread: Option<Spread>| spread.map_or("–".to_owned(), |r| ratio(&r));
+                let to_reference = |reference| shown(ratio_to(cell, side, reference, name));
+                row.extend(reference.filter(|_| judged(name)).map(to_reference));
+                let (plain, condition) = side::parts(side);
+                let to_itself = || (!condition.is_empty()).then(|| ratio_of(cell, side, plain, name)).flatten();
+                row.extend(conditional.as_ref().filter(|_| judged(name)).map(|_| shown(to_itself())));
             }
             row.push(rounds.to_string());
             table.row(row);

@@ -3,6 +3,9 @@
 //! The colours are near those of Okabe and Ito, which people of all kinds of colour vision tell apart. Plimsoll has the
 //! warm ones and thick lines, tokio the blues (the darker, the larger its buffer), mio green, the bare loop grey and
 //! dashed, since it is the floor and no competitor. A second colour is given for dark paper.
+//!
+//! A side may run under a *condition*, `mio+sleeper`: it is drawn as `mio` is, paler and dotted, stands behind it, and is
+//! compared with those who run under the same condition.
 
 use plotters::style::RGBColor;
 
@@ -60,16 +63,43 @@ const fn dashed(red: u8, green: u8, blue: u8, dashes: (i32, i32)) -> Look {
 impl Look {
     /// A guest's depends on its name only, so that it is the same in every picture.
     pub fn of(side: &str) -> Look {
-        match SIDES.iter().find(|(name, _)| *name == side) {
+        let (name, condition) = parts(side);
+        let look = match SIDES.iter().find(|(known, _)| *known == name) {
             Some((_, look)) => *look,
-            None => GUESTS[side.bytes().map(usize::from).sum::<usize>() % GUESTS.len()],
-        }
+            None => GUESTS[name.bytes().map(usize::from).sum::<usize>() % GUESTS.len()],
+        };
+        if condition.is_empty() { look } else { look.paler() }
+    }
+
+    /// Half way to white, and dotted.
+    fn paler(self) -> Look {
+        let pale = |part: u8| part / 2 + 128;
+        let RGBColor(red, green, blue) = self.colour;
+        Look { colour: RGBColor(pale(red), pale(green), pale(blue)), dashes: Some((3, 3)), ..self }
     }
 }
 
-/// Where a side stands among others; guests come last.
-pub fn place(side: &str) -> usize {
-    SIDES.iter().position(|(name, _)| *name == side).unwrap_or(SIDES.len())
+/// Where a side stands among others, right behind its like under another condition; guests come last.
+pub fn place(side: &str) -> (usize, bool) {
+    let (name, condition) = parts(side);
+    (SIDES.iter().position(|(known, _)| *known == name).unwrap_or(SIDES.len()), !condition.is_empty())
+}
+
+/// A side's name and the condition under which it runs, with its sign: `("mio", "+sleeper")`; mostly there is none.
+/// Only those that the suite has run under one: what a guest is called is the reader's affair.
+pub fn parts(side: &str) -> (&str, &str) {
+    match side.find('+').map(|at| side.split_at(at)) {
+        Some((name, condition)) if SIDES.iter().any(|(known, _)| *known == name) => (name, condition),
+        _ => (side, ""),
+    }
+}
+
+/// A condition in words.
+pub fn condition_words(condition: &str) -> String {
+    match condition {
+        "+sleeper" => "beside one who never reads".to_owned(),
+        other => format!("with {}", other.trim_start_matches('+')),
+    }
 }
 
 /// Whether it is ours.

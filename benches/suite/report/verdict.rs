@@ -6,7 +6,7 @@
 use super::figure::{Better, Figure, ratio};
 use super::markdown::{Table, plain};
 use super::side;
-use super::view::{View, capital, ratio_of, spread_of};
+use super::view::{View, capital, ratio_of};
 use crate::result::Cell;
 use crate::statistic::{Outcome, ROUNDS_FOR_VERDICT};
 
@@ -18,9 +18,21 @@ const NAMED: usize = 3;
 
 /// One judged figure against one rival: the cells by their outcome.
 struct Duel<'a> {
+    /// By name, whatever the condition.
     rival: &'a str,
     /// Outcome, ratio, and which cell.
     bouts: Vec<(Outcome, f64, String)>,
+    /// Comparisons that have too few rounds for one.
+    unfought: usize,
+}
+
+/// One judged figure of one cell against one rival.
+enum Bout {
+    /// With the median of its ratios.
+    Ended(Outcome, f64),
+    TooFewRounds,
+    /// One of the two was not measured.
+    None,
 }
 
 /// One judged figure of one scenario.
@@ -31,9 +43,10 @@ struct Contest<'a> {
 
 /// The section on what wins and what loses: Markdown.
 pub fn section(views: &[View<'_>]) -> String {
-    let contests: Vec<Contest<'_>> = views.iter().flat_map(contests).collect();
+    let (contests, unfought): (Vec<_>, Vec<_>) = views.iter().flat_map(contests).partition(Contest::is_fought);
+    let unjudged = unjudged(&contests, &unfought);
     if contests.is_empty() {
-        return "Nothing was measured often enough to say.\n\n".to_owned();
+        return format!("Nothing was measured often enough to say.\n\n{unjudged}");
     }
     let mut text = "A comparison is one figure at one size and number of connections, Plimsoll's to the other's in the \
                     same round. It is won or lost if the doubt about the median of these ratios lies on one side of 1 \
@@ -42,6 +55,7 @@ pub fn section(views: &[View<'_>]) -> String {
                     chance in at most one comparison of twenty. Counts and memory are exact: there all rounds have to \
                     agree. Only the side *plimsoll* is judged here.\n\n"
         .to_owned();
+    text += &unjudged;
     text += &overview(&contests).to_string();
     text += "\n### Where Plimsoll loses\n\n";
     text += &listed(&contests, Outcome::Loses, "Nowhere in this run.");
@@ -50,46 +64,83 @@ pub fn section(views: &[View<'_>]) -> String {
     text
 }
 
+impl Contest<'_> {
+    fn is_fought(&self) -> bool {
+        self.duels.iter().any(|duel| !duel.bouts.is_empty())
+    }
+}
+
+/// What no verdict is made of, though it was measured.
+fn unjudged(contests: &[Contest<'_>], unfought: &[Contest<'_>]) -> String {
+    let count = |contests: &[Contest<'_>]| contests.iter().flat_map(|it| &it.duels).map(|duel| duel.unfought).sum();
+    let all: usize = [count(contests), count(unfought)].iter().sum();
+    let mut text = match all {
+        0 => return String::new(),
+        all => format!("Comparisons not judged, with fewer than {ROUNDS_FOR_VERDICT} rounds of a clock: {all}"),
+    };
+    let names: Vec<String> = unfought.iter().map(|contest| plain(&contest.what)).collect();
+    if !names.is_empty() {
+        text += &format!("; all of {}", names.join("; "));
+    }
+    text + ".\n\n"
+}
+
+/// One for each judged figure and each condition, also if nobody fought often enough.
 fn contests<'a>(view: &View<'a>) -> Vec<Contest<'a>> {
     let rivals: Vec<&str> = view.sides().into_iter().filter(|name| !side::is_plimsoll(name)).collect();
-    let judged = view.part.judged.iter().map(|name| Figure::named(name));
-    let contests = judged.map(|figure| Contest {
-        what: what(view, &figure),
-        duels: rivals.iter().map(|rival| duel(view, &figure, rival)).filter(|duel| !duel.bouts.is_empty()).collect(),
-    });
-    contests.filter(|contest| !contest.duels.is_empty()).collect()
+    let mut conditions: Vec<&str> = rivals.iter().map(|rival| side::parts(rival).1).collect();
+    conditions.sort_unstable();
+    conditions.dedup();
+    let contest = |figure: &Figure, condition: &str| Contest {
+        what: what(view, figure, condition),
+        duels: rivals
+            .iter()
+            .filter(|rival| side::parts(rival).1 == condition)
+            .map(|rival| duel(view, figure, rival))
+            .filter(|duel| !duel.bouts.is_empty() || duel.unfought > 0)
+            .collect(),
+    };
+    let judged: Vec<Figure> = view.part.judged.iter().map(|name| Figure::named(name)).collect();
+    let contests = judged.iter().flat_map(|figure| conditions.iter().map(move |condition| (figure, *condition)));
+    contests.map(|(figure, condition)| contest(figure, condition)).filter(|contest| !contest.duels.is_empty()).collect()
 }
 
 /// `Relay, one bulk stream: throughput`
-fn what(view: &View<'_>, figure: &Figure) -> String {
-    let name = capital(view.name);
-    match view.title().as_str() {
-        "" => format!("{name}: {}", figure.words),
-        part => format!("{name}, {}: {}", part.to_lowercase(), figure.words),
+fn what(view: &View<'_>, figure: &Figure, condition: &str) -> String {
+    let mut what = capital(view.name);
+    let words = if condition.is_empty() { String::new() } else { side::condition_words(condition) };
+    for part in [view.title().to_lowercase(), words].iter().filter(|part| !part.is_empty()) {
+        what += &format!(", {part}");
     }
+    format!("{what}: {}", figure.words)
 }
 
 fn duel<'a>(view: &View<'a>, figure: &Figure, rival: &'a str) -> Duel<'a> {
-    let bout = |cell: &&Cell| {
-        let (outcome, ratio) = bout(cell, figure, rival)?;
-        Some((outcome, ratio, view.label(cell)))
-    };
-    Duel { rival, bouts: view.cells.iter().filter_map(bout).collect() }
+    let (name, condition) = side::parts(rival);
+    let ours = format!("{OURS}{condition}");
+    let mut duel = Duel { rival: name, bouts: Vec::new(), unfought: 0 };
+    for cell in &view.cells {
+        match bout(cell, figure, &ours, rival) {
+            Bout::Ended(outcome, ratio) => duel.bouts.push((outcome, ratio, view.label(cell))),
+            Bout::TooFewRounds => duel.unfought += 1,
+            Bout::None => {}
+        }
+    }
+    duel
 }
 
-/// How one comparison ends, and the median of its ratios.
-fn bout(cell: &Cell, figure: &Figure, rival: &str) -> Option<(Outcome, f64)> {
+/// How one comparison ends.
+fn bout(cell: &Cell, figure: &Figure, ours: &str, rival: &str) -> Bout {
     let more_is_better = match figure.better {
         Better::More => true,
         Better::Less => false,
-        Better::Unknown => return None,
+        Better::Unknown => return Bout::None,
     };
-    let (ours, theirs) = (spread_of(cell, OURS, &figure.name)?, spread_of(cell, rival, &figure.name)?);
-    if !figure.exact && ours.rounds.min(theirs.rounds) < ROUNDS_FOR_VERDICT {
-        return None;
+    match ratio_of(cell, ours, rival, &figure.name) {
+        None => Bout::None,
+        Some(ratio) if !figure.exact && ratio.rounds < ROUNDS_FOR_VERDICT => Bout::TooFewRounds,
+        Some(ratio) => Bout::Ended(ratio.outcome(more_is_better), ratio.median),
     }
-    let ratio = ratio_of(cell, OURS, rival, &figure.name)?;
-    Some((ratio.outcome(more_is_better), ratio.median))
 }
 
 /// A row for each contest, a column for each rival.
@@ -112,6 +163,7 @@ fn overview(contests: &[Contest<'_>]) -> Table {
 fn score(duel: &Duel<'_>) -> String {
     let count = |outcome| duel.bouts.iter().filter(|bout| bout.0 == outcome).count();
     match (count(Outcome::Wins), count(Outcome::Even), count(Outcome::Loses)) {
+        (0, 0, 0) => "–".to_owned(),
         (won, even, 0) => format!("{won} · {even} · 0"),
         (won, even, lost) => format!("{won} · {even} · **{lost}**"),
     }

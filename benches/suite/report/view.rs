@@ -161,7 +161,13 @@ pub fn reference_of<'a>(sides: &[&'a str]) -> Option<&'a str> {
     sides.iter().find(|side| **side == "floor").or_else(tokio).copied()
 }
 
-/// The median of the rounds at each quantile.
+/// The ratio to the reference under the same condition; none of the reference to itself.
+pub fn ratio_to(cell: &Cell, side: &str, reference: &str, figure: &str) -> Option<Spread> {
+    let (name, condition) = side::parts(side);
+    (name != reference).then(|| ratio_of(cell, side, &format!("{reference}{condition}"), figure)).flatten()
+}
+
+/// The median of the rounds at each quantile that all of them reach: those with few messages would bend the end.
 pub fn percentiles_of(cell: &Cell, side: &str) -> Vec<(f64, f64)> {
     let mut at: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     let result = cell.sides.iter().find(|result| result.side == side && !failed(result));
@@ -169,7 +175,9 @@ pub fn percentiles_of(cell: &Cell, side: &str) -> Vec<(f64, f64)> {
         // Quantiles are not negative, so their bits are in their order.
         at.entry(quantile.to_bits()).or_default().push(*ns as f64);
     }
-    at.iter().filter_map(|(bits, ns)| Some((f64::from_bits(*bits), Spread::of(ns)?.median))).collect()
+    let rounds = result.map_or(0, |result| result.rounds.len());
+    let whole = at.iter().filter(|(_, ns)| ns.len() == rounds);
+    whole.filter_map(|(bits, ns)| Some((f64::from_bits(*bits), Spread::of(ns)?.median))).collect()
 }
 
 /// `64 B, 100 connections`.
