@@ -413,6 +413,12 @@ fn aims_are_held_against_the_worst_cell() {
     };
     assert!(row(&held, "| echo, messages a second").ends_with("| met |"), "0.98 is over 0.95");
     assert!(row(&held, "user instructions a 64 B message").contains("| ≤ 150 | 266"));
+    assert!(
+        row(&held, "user instructions a 64 B message").contains("| floor 50 |"),
+        "what the machine has to do with it"
+    );
+    assert!(row(&held, "round trip of one connection, spinning").contains("| floor-spin "));
+    assert!(row(&held, "beside one who never reads: processor time").contains("| 1.050×, the worst of 2: "));
     assert!(row(&held, "user instructions a 64 B message").ends_with("| **missed** |"));
     assert!(row(&held, "split()").ends_with("| met |"));
     assert!(row(&held, "system calls a MiB").contains("not in this run"));
@@ -423,6 +429,34 @@ fn aims_are_held_against_the_worst_cell() {
     let missed = row(&written(&run, "aims-missed"), "| echo, messages a second");
     assert!(missed.contains("the worst of 20: 64 B, 1 connection"), "{missed}");
     assert!(missed.ends_with("| **missed** |"), "{missed}");
+}
+
+#[test]
+fn an_aim_is_not_judged_by_few_rounds_nor_by_few_connections() {
+    let mut run = run();
+    for result in run.cells.iter_mut().filter(|cell| cell.scenario != "memory").flat_map(|cell| &mut cell.sides) {
+        result.rounds.truncate(4);
+    }
+    for cell in run.cells.iter_mut().filter(|cell| cell.scenario == "memory") {
+        cell.parameters.insert("connections".to_owned(), 2000);
+    }
+    let written = written(&run, "aims-few");
+    let aims = section(&written.markdown, "\n## Aims");
+    let row = |what: &str| aims.lines().find(|line| line.starts_with(what)).expect("the aim").to_owned();
+    assert!(row("| echo, messages a second").ends_with("| too few rounds: 4 |  | – |"));
+    assert!(row("| user memory an idle connection").contains("not in this run"));
+    assert!(row("| user instructions a 64 B message").ends_with("| **missed** |"), "a count is read once");
+}
+
+#[test]
+fn an_aim_whose_cell_failed_on_all_sides_is_missed() {
+    let mut run = run();
+    let everyone = run.cells.iter_mut().filter(|cell| cell.scenario == "frames").flat_map(|cell| &mut cell.sides);
+    everyone.for_each(|result| result.error = Some("it fell over".to_owned()));
+    let written = written(&run, "aims-nobody");
+    let aims = section(&written.markdown, "\n## Aims");
+    let row = aims.lines().find(|line| line.starts_with("| naive handler")).expect("the aim");
+    assert!(row.contains("failed in 1 of 1; no other") && row.ends_with("| **missed** |"), "{row}");
 }
 
 #[test]
