@@ -393,6 +393,22 @@ fn medians_and_paired_ratios_are_those_of_the_rounds() {
 }
 
 #[test]
+fn how_busy_a_server_was_is_shown_where_it_is_known() {
+    let mut run = run();
+    run.cells.retain(|cell| cell.scenario == "ping-pong");
+    for sample in &mut side_of(&mut run, "ping-pong", "floor").rounds {
+        sample.figures.insert("messages_per_second".to_owned(), 20e3);
+        sample.figures.insert("server_cpu_ns_per_message".to_owned(), 23e3);
+    }
+    let written = written(&run, "busy");
+    let row = written.markdown.lines().find(|line| line.starts_with("| 1 | floor |")).expect("a row");
+    assert!(row.contains("| 46 % |"), "20,000 times 23 µs: {row}");
+    let verdict = section(&written.markdown, "\n## What wins and what loses");
+    assert!(verdict.contains("| Ping-pong: server's processor time a message"));
+    assert!(!verdict.contains("| Ping-pong: latency"), "a closed loop does not see its own tail");
+}
+
+#[test]
 fn what_wins_and_what_loses_is_told_in_the_same_form() {
     let written = written(&run(), "verdict");
     let verdict = section(&written.markdown, "\n## What wins and what loses");

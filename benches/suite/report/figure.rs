@@ -2,7 +2,8 @@
 //!
 //! The name of a figure ends in its unit. What the name does not say stands here once: the words for a reader,
 //! whether more is better, and whether the figure is *exact*. Counts and memory are: they come out the same on a busy
-//! machine, so one round of them is enough for a verdict; of what a clock measured it is not.
+//! machine, so one round of them is enough for a verdict; of what a clock measured it is not. A count that depends on
+//! how bytes meet in time, as a relay's system calls do, is not exact.
 //!
 //! A figure that the table does not have is shown all the same, under its own name, but no verdict is made of it.
 
@@ -17,6 +18,7 @@ pub enum Quantity {
     BytesPerSecond,
     PerSecond,
     Count,
+    Share,
 }
 
 /// Which way is better.
@@ -45,7 +47,7 @@ pub struct Unit {
 }
 
 use Better::{Less, More, Unknown};
-use Quantity::{Bytes, BytesPerSecond, Count, Nanoseconds, PerSecond, Seconds};
+use Quantity::{Bytes, BytesPerSecond, Count, Nanoseconds, PerSecond, Seconds, Share};
 
 /// Name, words, quantity, which way is better, whether it is exact.
 const FIGURES: &[(&str, &str, Quantity, Better, bool)] = &[
@@ -69,7 +71,7 @@ const FIGURES: &[(&str, &str, Quantity, Better, bool)] = &[
     ("writes_per_delivery", "writes a delivery", Count, Less, true),
     ("system_calls_per_message", "system calls a message", Count, Less, true),
     ("system_calls_per_connection", "system calls a connection", Count, Less, true),
-    ("system_calls_per_mib", "system calls a MiB", Count, Less, true),
+    ("system_calls_per_mib", "system calls a MiB", Count, Less, false),
     ("system_calls_per_delivery", "system calls a delivery", Count, Less, true),
     ("instructions_per_message", "instructions a message", Count, Less, true),
     ("instructions_per_connection", "instructions a connection", Count, Less, true),
@@ -83,10 +85,11 @@ const FIGURES: &[(&str, &str, Quantity, Better, bool)] = &[
     ("bytes_per_pair_after_one_more", "memory a relayed pair, after one more came and went", Bytes, Less, true),
     ("bytes_per_timer", "memory a timer", Bytes, Less, true),
     ("growth_bytes", "growth of the server", Bytes, Less, true),
-    ("bytes_lost", "bytes lost", Bytes, Less, true),
+    ("bytes_lost", "bytes lost (one is an error)", Bytes, Less, true),
     // What helps to understand the others, and is neither good nor bad.
+    ("server_busy_share", "server busy", Share, Unknown, false),
     ("offered_per_second", "messages offered a second", PerSecond, Unknown, false),
-    ("messages_behind", "messages that were sent late", Count, Unknown, false),
+    ("messages_behind", "messages due and unanswered at the close", Count, Unknown, false),
     ("messages", "messages", Count, Unknown, false),
     ("seconds", "duration", Seconds, Unknown, false),
     ("starved_connections", "connections that got nothing", Count, Unknown, false),
@@ -169,6 +172,7 @@ impl Quantity {
             PerSecond => &[(1.0, "/s", ""), (1e3, "k/s", "thousand"), (1e6, "M/s", "million")],
             // Written out: 3,221 instructions are easier to compare than 3.22 k.
             Count => &[(1.0, "", "")],
+            Share => &[(0.01, "%", "percent")],
         }
     }
 }

@@ -40,7 +40,7 @@ const TITLE: &str = "Plimsoll beside tokio, mio and a bare epoll loop";
 /// What the file system says; then some of the files may be there.
 pub fn write(run: &Run, out: &Path) -> io::Result<()> {
     fs::create_dir_all(out)?;
-    let cells = view::merged(&run.cells);
+    let cells = view::with_busy_share(view::merged(&run.cells));
     let views = views(&cells);
     let mut drawings = Vec::new();
     let mut text = format!("# {TITLE}\n\n{}{}", warnings(run, &views), head(run));

@@ -226,6 +226,19 @@ pub fn merged(cells: &[Cell]) -> Vec<Cell> {
     merged
 }
 
+/// How busy the server was, wherever messages and their processor time are known: who is not busy waits for its peers, and
+/// then messages a second are theirs as well.
+pub fn with_busy_share(mut cells: Vec<Cell>) -> Vec<Cell> {
+    let results = cells.iter_mut().flat_map(|cell| &mut cell.sides);
+    for figures in results.flat_map(|result| &mut result.rounds).map(|sample| &mut sample.figures) {
+        let (rate, cost) = (figures.get("messages_per_second"), figures.get("server_cpu_ns_per_message"));
+        if let (Some(rate), Some(cost)) = (rate, cost) {
+            figures.insert("server_busy_share".to_owned(), rate * cost / 1e9);
+        }
+    }
+    cells
+}
+
 /// Failures stay what they are, beside the figures of the same side that did not fail.
 fn merge(cell: &mut Cell, result: &SideResult) {
     let known = cell.sides.iter_mut().find(|known| known.side == result.side && !failed(known));
