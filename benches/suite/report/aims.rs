@@ -58,8 +58,8 @@ const MILLION: &[(&str, u64)] = &[("timers", 1_000_000)];
 /// A relay holds what lies below its two high marks, `RelayOptions::high_water` of each side, and half a megabyte.
 const RELAY_GROWTH_BYTES: f64 = 2.0 * 65_536.0 + 512_000.0;
 
-/// One write for sixteen frames, 0.0625, and room for one burst in thirty that two reads have torn apart.
-const GATHERED: f64 = 0.0645;
+/// One write for sixteen frames, 0.0625, and room for one burst in 25 that two reads have torn apart.
+const GATHERED: f64 = 0.065;
 
 const NONE: Aim = Aim {
     what: "",

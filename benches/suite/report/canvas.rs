@@ -3,7 +3,7 @@
 //! ```text
 //!  ┌──────────────────────────────────────┐
 //!  │ How many messages a second …?        │  the question
-//!  │ medians; thin lines: middle half     │  the note
+//!  │ medians; thin lines: the doubt       │  the note
 //!  │ ━ plimsoll  ━ tokio-8k  ╌ floor      │  the legend, once for all panels
 //!  │ ┌─ 64 B ──────────┐ ┌─ 1 KiB ──────┐ │
 //!  │ │                 │ │              │ │
