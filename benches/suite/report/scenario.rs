@@ -255,7 +255,8 @@ pub const SCENARIOS: &[Scenario] = &[
         title: "Fairness",
         question: "How long do small requests wait beside bulk flows, and what does the bulk pay for it?",
         reading: "The two belong together: a server that serves the bulk last has good latencies and a bad throughput. \
-                  Read both rows of pictures before calling one better.",
+                  Read both rows of pictures before calling one better. The small flows are a closed loop, so a stall \
+                  counts once for each of them, on all sides alike: compare their tails with each other only.",
         parts: &[Part {
             variant: "",
             title: "",
