@@ -80,13 +80,14 @@ fn figures(view: &View<'_>, label: &str, cells: &[&Cell]) -> String {
     let reference = reference_of(&sides);
     let judged = |name: &&str| view.part.judged.contains(name) && reference.is_some();
     let conditions = cells.iter().flat_map(|cell| &cell.sides).map(|result| side::parts(&result.side).1);
-    let conditional = conditions.filter(|it| !it.is_empty()).map(side::condition_words).next();
+    let conditional = conditions.filter(|it| !it.is_empty()).max();
     let mut heads = vec![view.sweep.map_or("side".to_owned(), axis_words)];
     heads.extend(view.sweep.map(|_| "side".to_owned()));
     for name in &names {
         heads.push(Figure::named(name).words.to_string());
         heads.extend(reference.filter(|_| judged(name)).map(|reference| format!("÷ {}", plain(reference))));
-        heads.extend(conditional.as_ref().filter(|_| judged(name)).map(|words| format!("÷ itself not {words}")));
+        heads
+            .extend(conditional.filter(|_| judged(name)).map(|it| format!("÷ without {}", it.trim_start_matches('+'))));
     }
     heads.push("rounds".to_owned());
     let mut table = Table::new(heads);
@@ -105,7 +106,7 @@ fn figures(view: &View<'_>, label: &str, cells: &[&Cell]) -> String {
                 row.extend(reference.filter(|_| judged(name)).map(to_reference));
                 let (plain, condition) = side::parts(side);
                 let to_itself = || (!condition.is_empty()).then(|| ratio_of(cell, side, plain, name)).flatten();
-                row.extend(conditional.as_ref().filter(|_| judged(name)).map(|_| shown(to_itself())));
+                row.extend(conditional.filter(|_| judged(name)).map(|_| shown(to_itself())));
             }
             row.push(rounds.to_string());
             table.row(row);
