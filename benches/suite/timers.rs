@@ -59,7 +59,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Timers of a round, at least: fewer alive are armed several times, since a microsecond in all measures the clock.
 const ROUND_TIMERS: usize = 100_000;
 
-const MILLION_ROUNDS: usize = 5;
+const MILLION_ROUNDS: usize = 6;
 
 /// tokio's wheel turns by milliseconds, and rounds a deadline up.
 const TICKS: Duration = Duration::from_millis(3);

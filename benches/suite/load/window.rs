@@ -145,6 +145,9 @@ impl Latencies {
     const MAX_NS: u64 = 300_000_000_000;
 
     /// Dense where the tail is, since that is where servers differ.
+    /// So many latencies are to lie beyond a deep quantile.
+    const BEYOND: f64 = 10.0;
+
     const QUANTILES: [f64; 12] = [0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999, 1.0];
 
     /// Of a fixed size: recording does not allocate.
@@ -171,10 +174,16 @@ impl Latencies {
             return;
         }
         let named = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)];
-        for (name, quantile) in named {
+        for (name, quantile) in named.into_iter().filter(|(_, quantile)| *quantile <= 0.99 || self.carries(*quantile)) {
             sample.figures.insert(format!("latency_{name}_ns"), self.quantile_ns(quantile) as f64);
         }
-        sample.percentiles = Latencies::QUANTILES.map(|quantile| (quantile, self.quantile_ns(quantile))).to_vec();
+        let carried = Latencies::QUANTILES.into_iter().filter(|quantile| self.carries(*quantile));
+        sample.percentiles = carried.map(|quantile| (quantile, self.quantile_ns(quantile))).collect();
+    }
+
+    /// Whether enough latencies lie beyond a quantile for it to be more than another name for the largest.
+    fn carries(&self, quantile: f64) -> bool {
+        quantile == 1.0 || self.0.len() as f64 * (1.0 - quantile) >= Latencies::BEYOND
     }
 }
 
