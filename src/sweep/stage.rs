@@ -337,14 +337,19 @@ pub fn open_descriptors() -> Vec<String> {
 }
 
 /// Waits until no more are open than `before`: a worker lets go of the bell a moment after the result has come.
+///
+/// Without a table of its own a thread sees what all threads open, and nothing can be said.
 pub fn await_descriptors(before: &[String]) -> Result<(), String> {
+    if !fault::has_own_table() {
+        return Ok(());
+    }
     let begin = Instant::now();
     loop {
         let now = open_descriptors();
         if now == before {
             return Ok(());
         }
-        if begin.elapsed() > Duration::from_secs(2) {
+        if begin.elapsed() > WORK_LIMIT {
             return Err(format!("descriptors leak: {before:?} before, {now:?} after"));
         }
         std::thread::yield_now();

@@ -199,6 +199,9 @@ thread_local! {
     static PLAN: RefCell<Option<Plan>> = const { RefCell::new(None) };
     /// How far this thread's clock is ahead, in nanoseconds.
     static AHEAD_NS: Cell<u64> = const { Cell::new(0) };
+    /// What this thread opens and closes is nobody else's.
+    #[cfg(test)]
+    static OWN_TABLE: Cell<bool> = const { Cell::new(false) };
     /// The plan is not asked: a call that was asked for already is being made.
     static ASIDE: Cell<bool> = const { Cell::new(false) };
 }
@@ -230,17 +233,30 @@ pub fn ahead() -> Duration {
 /// Gives this thread a table of descriptors of its own, empty but for the first three: what it opens and closes can
 /// then be counted, whatever other threads do. Threads that it starts share it.
 ///
+/// A sandbox may not allow it. Then this says so, descriptors are not counted, and [`has_own_table`] is false.
+///
 /// # Panics
-/// When the kernel declines, which it does for want of memory only.
+/// Where it is not allowed and the environment has `CI=true`: there everything is to be looked at.
 #[cfg(test)]
 pub fn own_table() {
     // SAFETY: takes a number. Nobody else owns a descriptor of the copy that the kernel makes for this thread.
-    let unshared = unsafe { libc::unshare(libc::CLONE_FILES) };
-    assert_eq!(unshared, 0, "unshare: {}", std::io::Error::last_os_error());
+    if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
+        let e = std::io::Error::last_os_error();
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "unshare: {e}");
+        eprintln!("SKIPPED the count of descriptors: unshare: {e}");
+        return;
+    }
+    OWN_TABLE.set(true);
     // At once, since the copies keep the sockets of other threads open.
     // SAFETY: takes three numbers. The thread has no descriptor yet that anything of its own stands for.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     assert_eq!(closed, 0, "close_range: {}", std::io::Error::last_os_error());
+}
+
+/// Whether [`own_table`] has given this thread one.
+#[cfg(test)]
+pub fn has_own_table() -> bool {
+    OWN_TABLE.get()
 }
 
 /// Counts a call of this kind; what it is to meet, if anything. A delay has passed by then.
