@@ -17,7 +17,7 @@ fn service_goes_on_under_injected_failures() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/inject.sh");
     // All the cases take some fifteen seconds, and each gives up by itself.
     let output = Command::new("timeout")
-        .args(["300", script])
+        .args(["600", script])
         .arg(&examples)
         .stdin(Stdio::null())
         .output()
