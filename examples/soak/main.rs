@@ -354,7 +354,8 @@ fn verdict(app: Soak, worst_turn: Duration) -> bool {
     let ended = Manner::ALL.map(|manner| format!("{manner:?} {}", ledger.ended[manner as usize]));
     say(ledger.open == 0, format!("{} connections ended: {}", ledger.connections(), ended.join(", ")));
     let of_all = format!("of all, {} were sent and {} came back before an end on purpose", ledger.sent, ledger.back);
-    let whole = ledger.whole_sent == ledger.whole_back;
+    // Nothing sent and nothing back is no news.
+    let whole = ledger.whole_sent > 0 && ledger.whole_sent == ledger.whole_back;
     say(whole, format!("whole streams: {} bytes sent, {} back; {of_all}", ledger.whole_sent, ledger.whole_back));
     say(ledger.errors == 0, format!("{} errors", ledger.errors));
     for Watched { name, at_start, baseline, at_end, .. } in watched {
