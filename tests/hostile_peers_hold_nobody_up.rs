@@ -261,8 +261,9 @@ fn loopback(state: &str) {
 fn those_that_vanish_without_a_word_end_by_the_idle_time_out() {
     run_in_a_namespace("those_that_vanish_without_a_word_end_by_the_idle_time_out", || {
         loopback("up");
-        let echo = Server::start("echo", &["127.0.0.1:0", "--idle-timeout", "1"]);
-        let relay = Server::start("relay", &["127.0.0.1:0", &echo.address, "--idle-timeout", "1"]);
+        // Longer than a slow machine takes to have all of them served.
+        let echo = Server::start("echo", &["127.0.0.1:0", "--idle-timeout", "4"]);
+        let relay = Server::start("relay", &["127.0.0.1:0", &echo.address, "--idle-timeout", "4"]);
         let descriptors = [&echo, &relay].map(Server::descriptors);
         let mut peers: Vec<_> = (0..10).map(|_| served(echo.ip())).collect();
         peers.extend((0..10).map(|_| served(relay.ip())));
