@@ -222,7 +222,7 @@ end() { # expected exit code
 
 run_case() { # server fault calls error when
     local failed=0 served=0 before port server guard
-    here=$(mktemp -d "$work/case.XXXXXX")
+    here=$(mktemp -d -p "$work")
     start "$1" "$3" "$4" "$5"
     if [[ $2 == starting ]]; then
         end 1
