@@ -13,7 +13,7 @@ use crate::handler::{CloseReason, Handler};
 use crate::handlers::Newborn;
 use crate::listener::KernelOptions;
 use crate::net::Net;
-use crate::sys::{self, Fd};
+use crate::sys::{self, Address, Fd};
 use crate::token::Token;
 use bytes::{Bytes, BytesMut};
 use std::io;
@@ -23,14 +23,15 @@ impl<A: 'static> Net<A> {
     /// and not sent.
     ///
     /// `on_open` is called first, then `on_data` with what had been left unconsumed, in this turn or the next. The
-    /// connection has the default options; the socket is made non-blocking.
+    /// connection has the default options; the socket is made non-blocking. One that has ended meanwhile is taken over
+    /// too, if its peer is known ([`Detached::peer`]): the handler gets what had come before, and then the end.
     ///
     /// # Errors
     /// The descriptor is no connected stream socket (InvalidInput, ENOTCONN), cannot be watched (ENOSPC, ENOMEM), or the
     /// loop is stopping. The socket is closed then, and what came with it is lost; a TCP peer that was owed output
     /// gets an RST.
     pub fn adopt(&mut self, connection: impl Into<Detached>, handler: impl Handler<A>) -> io::Result<Token> {
-        let Detached { fd, unread, unsent, ended, shutdown } = connection.into();
+        let Detached { fd, peer, unread, unsent, ended, shutdown } = connection.into();
         let owes = !unsent.is_empty();
         if owes {
             // Should this fail below, its peer must not take the cut stream for a whole one. Best effort.
@@ -41,7 +42,11 @@ impl<A: 'static> Net<A> {
         if !sys::socket::is_stream(&fd)? {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
         }
-        let peer = sys::socket::peer_address(&fd)?;
+        let peer = match peer {
+            // The connection may have ended since, and the kernel does not know its peer then, but may hold its last bytes.
+            Some(peer) => peer,
+            None => sys::socket::peer_address(&fd)?,
+        };
         let options = self.sockets.default_stream.clone();
         KernelOptions::of(&options).apply(KernelOptions::INITIAL, &fd, &peer)?;
         let mut conn = Connection::new(Some(fd), peer, Phase::Open, options, self.sockets.now);
@@ -86,12 +91,13 @@ impl<A: 'static> Net<A> {
         let unread = conn.unread.take().map(|unread| *unread).unwrap_or_default();
         let ended = conn.flags.has(Flags::EOF_READ);
         let shutdown = conn.flags.has(Flags::SHUTDOWN);
+        let peer = conn.peer.clone();
         let unsent = conn.take_output();
         self.sockets.stats.held -= held as u64;
         // Without this the old loop would go on being told about a socket that is another's.
         let _ = self.sockets.poller.remove(&fd);
         self.sockets.end(token, CloseReason::Detached);
-        Some(Detached { fd, unread, unsent, ended, shutdown })
+        Some(Detached { fd, peer: Some(peer), unread, unsent, ended, shutdown })
     }
 }
 
@@ -100,6 +106,9 @@ impl<A: 'static> Net<A> {
 pub struct Detached {
     /// The socket.
     pub fd: Fd,
+    /// Where its peer is. With `None` the kernel is asked, which forgets it when both halves of a TCP connection have
+    /// ended, in order or by an RST: then [`Net::adopt`] cannot tell it from one that was never made.
+    pub peer: Option<Address>,
     /// Read from it and not consumed.
     pub unread: BytesMut,
     /// Taken by `send` and not yet by the kernel, oldest first.
@@ -112,7 +121,7 @@ pub struct Detached {
 
 impl From<Fd> for Detached {
     fn from(fd: Fd) -> Detached {
-        Detached { fd, unread: BytesMut::new(), unsent: Vec::new(), ended: false, shutdown: false }
+        Detached { fd, peer: None, unread: BytesMut::new(), unsent: Vec::new(), ended: false, shutdown: false }
     }
 }
 

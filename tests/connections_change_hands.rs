@@ -3,14 +3,18 @@
 
 mod support;
 
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use plimsoll::{Bytes, BytesMut, CloseReason, Ctx, Detached, Fd, Handler, ListenOptions, Mailbox, Reactor, Token};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use support::witness::{self, Record, Witness};
-use support::{address_of, beside, join, pattern, peer, read_all, turn_for, turn_until, upstream};
+use support::{address_of, beside, join, pattern, peer, read_all, reset, turn_for, turn_until, upstream};
 
 /// A reactor on a thread of its own, until it is stopped by mail; what its witnesses saw is what it ends with.
 fn other_loop() -> (Mailbox<Record>, JoinHandle<Record>) {
@@ -189,6 +193,132 @@ fn an_end_of_ours_that_waits_behind_unsent_output_goes_along() {
     assert_eq!(reactor.app.input_of(adopted), b"and yours");
 }
 
+/// Waits until the kernel knows that a connection is over in both directions.
+fn await_the_end(fd: &Fd) {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::empty())];
+    assert_eq!(poll(&mut fds, 30_000u16), Ok(1), "it is over in time");
+    assert!(fds[0].any() == Some(true) && fds[0].revents().is_some_and(|told| told.contains(PollFlags::POLLHUP)));
+}
+
+/// How a connection ends while nobody owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// By the peer's FIN, after ours.
+    Orderly,
+    /// By an RST.
+    Cut,
+    /// By an RST, after our FIN.
+    CutAfterOurs,
+    /// By an RST, after the peer's FIN.
+    CutAfterTheirs,
+}
+
+/// Detaches a connection with eight bytes unread, lets it end, adopts it, and turns until its handler has gone.
+fn adopted_after(ending: Ending, unsent: usize) -> (Reactor<Record>, Token) {
+    let mut reactor = witness::reactor();
+    let (mut peer, token) = open(&mut reactor);
+    peer.write_all(b"detached").expect("written");
+    turn_until(&mut reactor, "it is unread", |reactor| reactor.net.unread(token) == 8);
+    reactor.net.send(token, pattern(unsent, 8));
+    if matches!(ending, Ending::Orderly | Ending::CutAfterOurs) {
+        reactor.net.shutdown(token);
+    }
+    turn_for(&mut reactor, Duration::from_millis(20));
+    let detached = reactor.net.detach(token).expect("it is open");
+    assert_eq!(detached.unsent.is_empty(), unsent == 0);
+    peer.write_all(b" and alone").expect("written");
+    match ending {
+        Ending::Orderly => drop(peer),
+        Ending::Cut | Ending::CutAfterOurs => reset(peer),
+        Ending::CutAfterTheirs => {
+            peer.shutdown(Shutdown::Write).expect("the half ends");
+            reset(peer);
+        }
+    }
+    await_the_end(&detached.fd);
+    let address = detached.peer.clone();
+    let opened = reactor.app.opened.len();
+    let adopted = reactor.net.adopt(detached, Witness).expect("it was connected");
+    assert_eq!(reactor.net.peer_address(adopted), address);
+    turn_until(&mut reactor, "its end is told", |reactor| reactor.app.why(adopted).is_some());
+    assert_eq!(reactor.app.opened[opened..], [adopted], "on_open, before anything else");
+    assert_eq!(reactor.net.stats().held, 0);
+    (reactor, adopted)
+}
+
+#[test]
+fn what_came_before_the_end_of_a_connection_without_an_owner_is_seen() {
+    let (reactor, adopted) = adopted_after(Ending::Orderly, 0);
+    assert_eq!(reactor.app.input_of(adopted), b"detached and alone");
+    assert_eq!(reactor.app.ended, [adopted]);
+    assert!(matches!(reactor.app.why(adopted), Some(CloseReason::Done)), "{:?}", reactor.app.closed);
+    // Linux keeps what had arrived before the RST.
+    for (ending, unsent) in [(Ending::Cut, 0), (Ending::Cut, 12 << 20), (Ending::CutAfterOurs, 0)] {
+        let (reactor, adopted) = adopted_after(ending, unsent);
+        assert_eq!(reactor.app.input_of(adopted), b"detached and alone", "{ending:?}");
+        assert_eq!(reactor.app.ended, [], "{ending:?}: the peer's end was no end in order");
+        let why = reactor.app.why(adopted);
+        assert!(matches!(why, Some(CloseReason::Error(e)) if e.kind() == ErrorKind::ConnectionReset), "{why:?}");
+    }
+    let (reactor, adopted) = adopted_after(Ending::CutAfterTheirs, 12 << 20);
+    assert_eq!(reactor.app.input_of(adopted), b"detached and alone");
+    // Behind a FIN, this is how Linux tells of an RST.
+    let why = reactor.app.why(adopted);
+    assert!(matches!(why, Some(CloseReason::Error(e)) if e.kind() == ErrorKind::BrokenPipe), "{why:?}");
+}
+
+#[test]
+fn what_came_before_the_end_of_a_unix_connection_without_an_owner_is_seen() {
+    for cut in [false, true] {
+        let mut reactor = witness::reactor();
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let token = reactor.net.adopt(Fd::from_owned(ours.into()), Reluctant).expect("a Unix stream is one");
+        if cut {
+            // A Unix socket that is closed with something unread is cut.
+            reactor.net.send(token, b"who reads this?");
+        } else {
+            reactor.net.shutdown(token);
+        }
+        turn_for(&mut reactor, Duration::from_millis(1));
+        let detached = reactor.net.detach(token).expect("it is open");
+        theirs.write_all(b"the last word").expect("written");
+        drop(theirs);
+        await_the_end(&detached.fd);
+        let adopted = reactor.net.adopt(detached, Witness).expect("it was connected");
+        turn_until(&mut reactor, "its end is told", |reactor| reactor.app.why(adopted).is_some());
+        assert_eq!(reactor.app.opened, [adopted]);
+        assert_eq!(reactor.app.input_of(adopted), b"the last word");
+        match reactor.app.why(adopted) {
+            Some(CloseReason::Error(e)) => assert!(cut && e.kind() == ErrorKind::ConnectionReset, "{e}"),
+            why => assert!(!cut && matches!(why, Some(CloseReason::Done)), "{why:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_has_ended_is_adopted_from_an_owner_who_knows_its_peer() {
+    let ended = || {
+        let (listener, address) = upstream();
+        let mut theirs = peer(address);
+        let ours = support::accept(&listener);
+        theirs.write_all(b"the last word").expect("written");
+        reset(theirs);
+        let fd = Fd::from_owned(ours.into());
+        await_the_end(&fd);
+        (Detached::from(fd), address)
+    };
+    let mut reactor = witness::reactor();
+    // The kernel no longer tells it from one that never was connected.
+    let refused = reactor.net.adopt(ended().0, Witness);
+    assert_eq!(refused.expect_err("no peer").kind(), ErrorKind::NotConnected);
+    let (detached, address) = ended();
+    let adopted = reactor.net.adopt(Detached { peer: Some(address.into()), ..detached }, Witness).expect("adopted");
+    turn_until(&mut reactor, "its end is told", |reactor| reactor.app.why(adopted).is_some());
+    assert_eq!(reactor.app.input_of(adopted), b"the last word");
+    let why = reactor.app.why(adopted);
+    assert!(matches!(why, Some(CloseReason::Error(e)) if e.kind() == ErrorKind::ConnectionReset), "{why:?}");
+}
+
 /// Writes down the order of its callbacks.
 struct Order;
 
@@ -280,7 +410,12 @@ fn what_is_no_connected_stream_is_not_adopted() {
     let (listener, _) = upstream();
     let wrong = reactor.net.adopt(Fd::from_owned(listener.into()), Witness);
     assert_eq!(wrong.expect_err("not connected").kind(), ErrorKind::NotConnected);
-    let (one, mut other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    for domain in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Unix] {
+        let never = socket(domain, SockType::Stream, SockFlag::empty(), None).expect("a socket");
+        let wrong = reactor.net.adopt(Fd::from_owned(never), Witness);
+        assert_eq!(wrong.expect_err("never connected").kind(), ErrorKind::NotConnected);
+    }
+    let (one, mut other) = UnixStream::pair().expect("a pair");
     let token = reactor.net.adopt(Fd::from_owned(one.into()), Witness).expect("a Unix stream is one");
     other.write_all(b"hello").expect("written");
     turn_until(&mut reactor, "it arrives", |reactor| reactor.app.input_of(token) == b"hello");

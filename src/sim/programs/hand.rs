@@ -203,6 +203,9 @@ fn rehome(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
     match net.adopt(detached, hand) {
         Ok(token) => app.streams[stream].token = Some(token),
         Err(e) => {
+            if e.kind() == std::io::ErrorKind::NotConnected {
+                app.wrong.push(format!("stream {stream}: given away, and nobody may have it: {e}"));
+            }
             // No memory to watch it, or the loop is stopping: then it is closed, and what came with it is lost.
             app.lives[life].closed = 1;
             app.streams[stream].token = None;
