@@ -271,6 +271,35 @@ impl<A> fmt::Debug for Mailbox<A> {
 }
 
 /// A letter that was not taken.
+///
+/// Like the errors of the standard library's channels it owns what was refused. A letter can be sent to another thread
+/// but not shared between two, so neither can this, and `?` does not turn it into an error that has to be `Sync`, as
+/// `Box<dyn Error + Send + Sync>`. Who does not want the letter back makes an [`io::Error`] of it, to which `?` does turn
+/// it:
+///
+/// ```
+/// use plimsoll::{Mailbox, Reactor};
+/// use std::error::Error;
+/// use std::io;
+///
+/// fn ask_to_stop(mailbox: &Mailbox) -> io::Result<()> {
+///     mailbox.post(|lp| lp.stop())?;
+///     Ok(())
+/// }
+///
+/// fn ask_politely(mailbox: &Mailbox) -> Result<(), Box<dyn Error + Send + Sync>> {
+///     mailbox.post(|lp| lp.stop()).map_err(io::Error::from)?;
+///     Ok(())
+/// }
+///
+/// let reactor = Reactor::new(())?;
+/// let mailbox = reactor.net.mailbox();
+/// ask_to_stop(&mailbox)?;
+/// drop(reactor);
+/// assert_eq!(ask_to_stop(&mailbox).map_err(|e| e.kind()), Err(io::ErrorKind::BrokenPipe));
+/// assert_eq!(ask_politely(&mailbox).map_err(|e| e.to_string()), Err("the reactor is gone".to_owned()));
+/// # Ok::<(), io::Error>(())
+/// ```
 pub enum PostError<A = ()> {
     /// As many wait as the limit allows.
     Full(Letter<A>),
@@ -306,6 +335,17 @@ impl<A> fmt::Display for PostError<A> {
 }
 
 impl<A> error::Error for PostError<A> {}
+
+/// Without the letter: `WouldBlock` if the box is full, `BrokenPipe` if nobody will ever empty it.
+impl<A> From<PostError<A>> for io::Error {
+    fn from(refused: PostError<A>) -> io::Error {
+        let kind = match refused {
+            PostError::Full(_) => io::ErrorKind::WouldBlock,
+            PostError::Gone(_) => io::ErrorKind::BrokenPipe,
+        };
+        io::Error::new(kind, refused.to_string())
+    }
+}
 
 /// Work that was not taken, because too much waits already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

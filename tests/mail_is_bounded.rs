@@ -4,7 +4,7 @@
 mod support;
 
 use plimsoll::{PostError, Reactor, ReactorOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,21 @@ fn a_post_to_a_reactor_that_is_gone_gives_the_closure_back() {
     assert_eq!(Arc::strong_count(&parcel), 2);
     drop(letter);
     assert_eq!(Arc::strong_count(&parcel), 1);
+}
+
+#[test]
+fn who_does_not_want_the_closure_back_has_an_error_like_any_other() {
+    let options = ReactorOptions::new().with(|o| o.mail_limit = 0);
+    let reactor = Reactor::with_options((), options).unwrap();
+    let mailbox = reactor.net.mailbox();
+    let parcel = Arc::new(());
+    let post = |kept: Arc<()>| mailbox.post(move |_| drop(kept)).map_err(io::Error::from);
+    let full = post(Arc::clone(&parcel)).unwrap_err();
+    assert_eq!((full.kind(), full.to_string()), (io::ErrorKind::WouldBlock, "the mailbox is full".to_owned()));
+    drop(reactor);
+    let gone = post(Arc::clone(&parcel)).unwrap_err();
+    assert_eq!((gone.kind(), gone.to_string()), (io::ErrorKind::BrokenPipe, "the reactor is gone".to_owned()));
+    assert_eq!(Arc::strong_count(&parcel), 1, "the error has not kept it");
 }
 
 #[test]
