@@ -1,5 +1,9 @@
 //! The stage of the corpus: sockets with names, and a record of all that can be seen of them.
+//!
+//! What differs between the kernels is waited for here, and so the programs need not know on which one they run: a
+//! look (accept, recv, wait …) comes after what is under way has arrived.
 
+use super::loopback::{self, Loopback};
 use crate::sys::datagram::{self, Inbox, Outgoing};
 use crate::sys::epoll::{ERR, Epoll, Event, HUP, IN, OUT, PRI, RDHUP};
 use crate::sys::socket::{self, Family};
@@ -7,21 +11,42 @@ use crate::sys::{Address, Fd};
 use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// A stream of some megabytes arrives within this time, or never.
+const DRAINED: Duration = Duration::from_secs(5);
 
 /// A stage with sockets that have names, and the record of what was seen.
 pub struct Stage {
-    pub simulated: bool,
+    /// None: the kernel is the simulated one, whose packets arrive at once.
+    loopback: Option<Loopback>,
+    /// How much longer than until the loopback is still a look is put off.
+    patience: Duration,
+    /// Bytes of streams that were sent and not yet read.
+    unread: usize,
     pub epoll: Epoll,
     pub fds: BTreeMap<&'static str, Fd>,
     pub record: String,
 }
 
 impl Stage {
-    pub fn new(simulated: bool) -> Stage {
-        Stage { simulated, epoll: Epoll::create().unwrap(), fds: BTreeMap::new(), record: String::new() }
+    /// On the kernel of this thread, which is the real one.
+    pub fn real(patience: Duration) -> Stage {
+        Stage { loopback: Some(Loopback::new().unwrap()), patience, ..Stage::simulated() }
+    }
+
+    /// On the kernel of this thread, which is a simulated one.
+    pub fn simulated() -> Stage {
+        Stage {
+            loopback: None,
+            patience: Duration::ZERO,
+            unread: 0,
+            epoll: Epoll::create().unwrap(),
+            fds: BTreeMap::new(),
+            record: String::new(),
+        }
     }
 
     pub fn note(&mut self, what: &str, who: &str, answer: impl std::fmt::Display) {
@@ -106,7 +131,14 @@ impl Stage {
 
     pub fn send(&mut self, who: &str, bytes: &[u8]) {
         let answer = socket::send(&self.fds[who], bytes);
+        self.unread += answer.as_ref().unwrap_or(&0);
         self.note_size("send", who, answer);
+    }
+
+    pub fn send_parts(&mut self, who: &str, parts: &[&[u8]]) {
+        let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let answer = socket::send_vectored(&self.fds[who], &parts);
+        self.note_size("send parts", who, answer);
     }
 
     /// Until the kernel takes no more.
@@ -114,16 +146,16 @@ impl Stage {
         let piece = vec![b'x'; 64 * 1024];
         let answer = loop {
             match socket::send(&self.fds[who], &piece) {
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !self.simulated => {
-                    // What was under way may have made room.
-                    std::thread::sleep(Duration::from_millis(20));
+                Ok(n) => self.unread += n,
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => break e,
+                Err(e) => {
+                    // What is acknowledged in the end makes room.
+                    self.rest(who);
                     match socket::send(&self.fds[who], &piece) {
-                        Ok(_) => {}
-                        Err(e) => break e,
+                        Ok(n) => self.unread += n,
+                        Err(_) => break e,
                     }
                 }
-                Err(e) => break e,
             }
         };
         self.note("fill", who, errno(&answer));
@@ -144,14 +176,16 @@ impl Stage {
         self.settle();
         let mut input = BytesMut::with_capacity(max);
         let answer = socket::recv(&self.fds[who], &mut input, max);
+        self.unread = self.unread.saturating_sub(input.len());
         self.note_size("recv", who, answer);
         if !input.is_empty() && input.len() < 100 {
             self.note("  =", who, String::from_utf8_lossy(&input));
         }
     }
 
-    /// Everything there is, and what the last read says.
+    /// Everything that was sent to anybody, and what the last read says.
     pub fn drain(&mut self, who: &str) {
+        let began = Instant::now();
         let mut input = BytesMut::new();
         let answer = loop {
             self.settle();
@@ -159,11 +193,16 @@ impl Stage {
             input.reserve(1 << 20);
             match socket::recv(&self.fds[who], &mut input, 1 << 20) {
                 Ok(0) => break "end",
-                Ok(_) => {}
+                Ok(n) => self.unread = self.unread.saturating_sub(n),
+                // The rest may wait for an acknowledgement.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.unread > 0 && began.elapsed() < DRAINED => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 Err(e) => break errno(&e),
             }
         };
-        self.note("drain", who, answer);
+        let unread = std::mem::take(&mut self.unread);
+        self.note("drain", who, format_args!("{answer}, {unread} left"));
     }
 
     pub fn shutdown(&mut self, who: &str) {
@@ -257,17 +296,28 @@ impl Stage {
         writeln!(self.record, "wait: {}", told.join(", ")).unwrap();
     }
 
-    /// Longer than the real kernel keeps back an acknowledgement.
-    pub fn pause(&self) {
-        if !self.simulated {
-            std::thread::sleep(Duration::from_millis(60));
+    // ── Waiting for the real kernel ──────────────────────────────────────────────────────────────────────────
+
+    /// What is under way has arrived.
+    pub fn settle(&self) {
+        if let Some(loopback) = &self.loopback {
+            loopback.settle();
+            std::thread::sleep(self.patience);
         }
     }
 
-    /// Gives the real kernel time for what happens outside of calls.
-    pub fn settle(&self) {
-        if !self.simulated {
-            std::thread::sleep(Duration::from_millis(2));
+    /// The peer has acknowledged everything, and our end.
+    pub fn acknowledged(&self, who: &str) {
+        if self.loopback.is_some() {
+            loopback::await_acknowledgement(&self.fds[who]);
+        }
+    }
+
+    /// Nothing is under way. A Unix stream has nothing that could be.
+    fn rest(&self, who: &str) {
+        let fd = &self.fds[who];
+        if self.loopback.is_some() && !socket::local_address(fd).unwrap().is_unix() {
+            loopback::await_rest(fd);
         }
     }
 }
