@@ -53,6 +53,8 @@ pub enum What {
 pub struct Node {
     serial: u32,
     pub what: What,
+    /// A socket of IPv6's family.
+    pub v6: bool,
     /// Who waits for it, as indices of the watches.
     pub watchers: Vec<u32>,
 }
@@ -298,7 +300,7 @@ impl Kernel {
     pub fn make(&mut self, what: What) -> Id {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
-        let index = self.nodes.insert(Node { serial, what, watchers: Vec::new() });
+        let index = self.nodes.insert(Node { serial, what, v6: false, watchers: Vec::new() });
         Id { index: index as u32, serial }
     }
 
@@ -325,6 +327,14 @@ impl Kernel {
         match &mut self.node_mut(id)?.what {
             What::Stream(stream) => Some(stream),
             _ => None,
+        }
+    }
+
+    /// What a call that only streams have answers about another node.
+    pub fn why_no_stream(&self, id: Id) -> Errno {
+        match self.node(id).map(|node| &node.what) {
+            Some(What::Datagram(_)) => libc::EOPNOTSUPP,
+            _ => libc::ENOTSOCK,
         }
     }
 

@@ -70,7 +70,7 @@ impl Kernel {
     /// # Errors
     /// EINVAL: connected, or a Unix socket without a name.
     pub fn listen(&mut self, id: Id, backlog: usize) -> Result<(), Errno> {
-        let stream = self.stream(id).ok_or(libc::EOPNOTSUPP)?;
+        let stream = self.stream(id).ok_or_else(|| self.why_no_stream(id))?;
         match stream.state {
             State::Fresh if stream.local.is_none() && stream.unix => return Err(libc::EINVAL),
             State::Fresh if stream.local.is_none() => {
@@ -198,6 +198,10 @@ impl Kernel {
             accepted.local = seen(local);
             accepted.remote = seen(remote);
         }
+        let family = self.node(listener).is_some_and(|node| node.v6);
+        if let Some(node) = self.node_mut(child) {
+            node.v6 = family;
+        }
         let Some(host) = self.stream_mut(listener) else { return };
         host.backlog.push_back(child);
         let (outside, manner) = (host.outside, host.manner);
@@ -219,7 +223,8 @@ impl Kernel {
     /// # Errors
     /// EAGAIN, EINVAL: it does not listen.
     pub fn accept(&mut self, listener: Id) -> Result<(Id, Address), Errno> {
-        let stream = self.stream_mut(listener).ok_or(libc::ENOTSOCK)?;
+        let no_stream = self.why_no_stream(listener);
+        let stream = self.stream_mut(listener).ok_or(no_stream)?;
         if stream.state != State::Listening {
             return Err(libc::EINVAL);
         }

@@ -1,5 +1,6 @@
 //! What can be set and asked on a socket. Options that a simulated network has no use for are taken and forgotten.
 
+use super::super::datagram::Datagram;
 use super::super::kernel::{Errno, What};
 use super::super::stream::{Fin, State, Stream};
 use super::{on, unit};
@@ -13,26 +14,37 @@ pub fn set<T: Copy>(fd: &Fd, level: libc::c_int, name: libc::c_int, value: &T) -
     } else {
         0
     };
-    on(12, fd, unit, |kernel, id| match &mut kernel.node_mut(id).ok_or(libc::EBADF)?.what {
-        What::Stream(stream) => set_on_stream(stream, level, name, int),
-        What::Datagram(datagram) => {
-            match (level, name) {
-                (libc::SOL_SOCKET, libc::SO_REUSEADDR | libc::SO_REUSEPORT) => datagram.shared |= int != 0,
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) => {
-                    datagram.packet_info = int != 0;
-                }
-                (libc::SOL_SOCKET, libc::SO_RCVBUF) => datagram.rx_limit = usize::try_from(int).unwrap_or(0),
-                _ => {}
+    on(12, fd, unit, |kernel, id| {
+        let node = kernel.node_mut(id).ok_or(libc::EBADF)?;
+        let v6 = node.v6;
+        match &mut node.what {
+            What::Stream(stream) => {
+                is_known(level, true, stream.unix, v6)?;
+                set_on_stream(stream, level, name, int);
             }
-            Ok(())
+            What::Datagram(datagram) => {
+                is_known(level, false, datagram.unix, v6)?;
+                set_on_datagram(datagram, level, name, int);
+            }
+            _ => return Err(libc::ENOTSOCK),
         }
-        _ => Err(libc::ENOTSOCK),
+        Ok(())
     })
 }
 
-fn set_on_stream(stream: &mut Stream, level: libc::c_int, name: libc::c_int, int: libc::c_int) -> Result<(), Errno> {
+/// Whether a socket of this kind has options of this level.
+fn is_known(level: libc::c_int, stream: bool, unix: bool, v6: bool) -> Result<(), Errno> {
+    match level {
+        libc::SOL_SOCKET => Ok(()),
+        _ if unix => Err(libc::EOPNOTSUPP),
+        libc::IPPROTO_TCP if !stream => Err(libc::ENOPROTOOPT),
+        libc::IPPROTO_IPV6 if !v6 => Err(libc::ENOPROTOOPT),
+        _ => Ok(()),
+    }
+}
+
+fn set_on_stream(stream: &mut Stream, level: libc::c_int, name: libc::c_int, int: libc::c_int) {
     match (level, name) {
-        (libc::IPPROTO_TCP, _) if stream.unix => return Err(libc::EOPNOTSUPP),
         (libc::SOL_SOCKET, libc::SO_LINGER) => stream.linger_zero = int != 0,
         (libc::SOL_SOCKET, libc::SO_REUSEPORT) => stream.reuse_port = int != 0,
         (libc::SOL_SOCKET, libc::SO_SNDBUF) => stream.tx_limit = usize::try_from(int).unwrap_or(0).max(1),
@@ -40,7 +52,17 @@ fn set_on_stream(stream: &mut Stream, level: libc::c_int, name: libc::c_int, int
         (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => stream.only_v6 = int != 0,
         _ => {}
     }
-    Ok(())
+}
+
+fn set_on_datagram(datagram: &mut Datagram, level: libc::c_int, name: libc::c_int, int: libc::c_int) {
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_REUSEADDR | libc::SO_REUSEPORT) => datagram.shared |= int != 0,
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) | (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) => {
+            datagram.packet_info = int != 0;
+        }
+        (libc::SOL_SOCKET, libc::SO_RCVBUF) => datagram.rx_limit = usize::try_from(int).unwrap_or(0),
+        _ => {}
+    }
 }
 
 pub fn get_int(fd: &Fd, name: libc::c_int) -> Option<io::Result<libc::c_int>> {
@@ -66,7 +88,9 @@ pub fn tcp_info(fd: &Fd) -> Option<io::Result<TcpInfo>> {
         |_| 1,
         |kernel, id| {
             let rtt = kernel.weather.latency;
-            let stream = kernel.stream(id).filter(|stream| !stream.unix).ok_or(libc::EOPNOTSUPP)?;
+            let socket = matches!(kernel.node(id).map(|node| &node.what), Some(What::Stream(_) | What::Datagram(_)));
+            let other = if socket { libc::EOPNOTSUPP } else { libc::ENOTSOCK };
+            let stream = kernel.stream(id).filter(|stream| !stream.unix).ok_or(other)?;
             Ok(TcpInfo {
                 state: number_of_state(stream),
                 rtt,

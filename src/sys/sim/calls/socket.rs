@@ -8,7 +8,7 @@ use crate::sys::socket::{Family, IOV_LIMIT};
 use crate::sys::{Address, Fd};
 use bytes::BytesMut;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 pub fn create(family: Family, kind: libc::c_int) -> Option<io::Result<Fd>> {
@@ -19,6 +19,9 @@ pub fn create(family: Family, kind: libc::c_int) -> Option<io::Result<Fd>> {
         }
         let unix = family == Family::Unix;
         let id = if kind == libc::SOCK_STREAM { kernel.make_stream(unix) } else { kernel.make_datagram(unix) };
+        if let Some(node) = kernel.node_mut(id) {
+            node.v6 = family == Family::V6;
+        }
         kernel.install(id).map(own)
     })
 }
@@ -79,16 +82,23 @@ pub fn local_address(fd: &Fd) -> Option<io::Result<Address>> {
         6,
         fd,
         |_| 1,
-        |kernel, id| match kernel.node(id).map(|node| &node.what) {
-            Some(What::Stream(stream)) => Ok(stream.local.clone().unwrap_or(unbound(stream.unix))),
-            Some(What::Datagram(datagram)) => Ok(datagram.local.clone().unwrap_or(unbound(datagram.unix))),
-            _ => Err(libc::ENOTSOCK),
+        |kernel, id| {
+            let node = kernel.node(id).ok_or(libc::EBADF)?;
+            match &node.what {
+                What::Stream(stream) => Ok(stream.local.clone().unwrap_or(unbound(stream.unix, node.v6))),
+                What::Datagram(datagram) => Ok(datagram.local.clone().unwrap_or(unbound(datagram.unix, node.v6))),
+                _ => Err(libc::ENOTSOCK),
+            }
         },
     )
 }
 
-fn unbound(unix: bool) -> Address {
-    if unix { Address::Unnamed } else { SocketAddr::from(([0, 0, 0, 0], 0)).into() }
+fn unbound(unix: bool, v6: bool) -> Address {
+    match (unix, v6) {
+        (true, _) => Address::Unnamed,
+        (_, true) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        (_, false) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+    }
 }
 
 pub fn peer_address(fd: &Fd) -> Option<io::Result<Address>> {
