@@ -3,6 +3,7 @@
 use super::{ALL, programs};
 use crate::sys::Address;
 use crate::sys::epoll::IN;
+use crate::sys::event;
 use crate::sys::socket::{self, Family};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -154,5 +155,100 @@ programs! {
         s.send("c", b"x");
         s.take_error("c");
         s.peer("c");
+    }
+
+    a_refusal_wakes_who_watched_before s {
+        s.tcp_listener("l");
+        let address = socket::local_address(&s.fds["l"]).unwrap();
+        s.close("l");
+        s.socket("a", Family::V4);
+        s.watch("a", ALL);
+        s.wait();
+        s.connect_to("a", &address);
+        s.wait();
+        s.take_error("a");
+        s.take_error("a");
+        s.wait();
+        s.rewatch("a", ALL);
+        s.wait();
+    }
+
+    a_refusal_is_told_by_a_second_connect s {
+        s.tcp_listener("l");
+        let address = socket::local_address(&s.fds["l"]).unwrap();
+        s.close("l");
+        s.connect_to("a", &address);
+        s.settle();
+        s.connect_to("a", &address);
+        s.take_error("a");
+    }
+
+    a_connection_wakes_who_watched_before s {
+        s.tcp_listener("l");
+        s.socket("a", Family::V4);
+        s.watch("a", ALL);
+        s.wait();
+        s.connect("a", "l");
+        s.wait();
+        s.take_error("a");
+        s.wait();
+    }
+
+    nobody_waits_at_an_empty_listener s {
+        s.tcp_listener("l");
+        s.watch("l", IN);
+        s.wait();
+        s.accept("l", "a");
+        s.connect("c", "l");
+        s.wait();
+        s.accept("l", "d");
+        s.accept("l", "e");
+        s.wait();
+    }
+
+    what_cannot_listen_says_why s {
+        s.socket("t", Family::V4);
+        s.accept("t", "x");
+        s.listen("t");
+        s.listen("t");
+        s.accept("t", "x");
+        s.bind("t", &(Ipv4Addr::LOCALHOST, 0).into());
+        s.socket("u", Family::Unix);
+        s.listen("u");
+        s.udp("v");
+        s.listen("v");
+        s.accept("v", "x");
+        s.bind("v", &(Ipv4Addr::LOCALHOST, 0).into());
+        s.put("bell", event::create().unwrap());
+        s.listen("bell");
+        s.accept("bell", "x");
+        s.recv("bell", 10);
+    }
+
+    listeners_share_a_port_if_both_agree s {
+        for (first, second, agree) in [("l", "m", true), ("n", "o", false)] {
+            s.socket(first, Family::V4);
+            s.socket(second, Family::V4);
+            socket::set_reuse_port(&s.fds[first], true).unwrap();
+            socket::set_reuse_port(&s.fds[second], agree).unwrap();
+            s.bind(first, &(Ipv4Addr::LOCALHOST, 0).into());
+            s.listen(first);
+            let address = socket::local_address(&s.fds[first]).unwrap();
+            s.bind(second, &address);
+        }
+        s.listen("m");
+    }
+
+    a_port_is_kept_from_a_second_listener_even_if_both_reuse_addresses s {
+        s.socket("l", Family::V4);
+        s.socket("m", Family::V4);
+        socket::set_reuse_address(&s.fds["l"], true).unwrap();
+        socket::set_reuse_address(&s.fds["m"], true).unwrap();
+        s.bind("l", &(Ipv4Addr::LOCALHOST, 0).into());
+        s.listen("l");
+        let address = socket::local_address(&s.fds["l"]).unwrap();
+        s.bind("m", &address);
+        s.close("l");
+        s.bind("m", &address);
     }
 }

@@ -1,6 +1,7 @@
 //! How a TCP connection ends, and who hears of it.
 
 use super::{ALL, programs};
+use crate::sys::socket;
 
 programs! {
     a_half_closed_stream_carries_the_other_half s {
@@ -132,5 +133,84 @@ programs! {
         s.recv("b", 10);
         s.recv("b", 10);
         s.send("b", b"x");
+    }
+
+    a_reset_of_one_who_has_ended_leaves_what_had_arrived s {
+        s.tcp_pair();
+        s.watch("b", ALL);
+        s.shutdown("b");
+        s.acknowledged("b");
+        s.wait();
+        s.send("a", b"data");
+        s.abort("a");
+        s.wait();
+        s.recv("b", 2);
+        s.recv("b", 10);
+        s.recv("b", 10);
+        s.recv("b", 10);
+        s.shutdown("b");
+    }
+
+    who_has_ended_and_closes_with_unread_input_breaks_the_pipe s {
+        s.tcp_pair();
+        s.watch("b", ALL);
+        s.shutdown("a");
+        s.wait();
+        s.send("b", b"unread");
+        s.settle();
+        s.close("a");
+        s.wait();
+        s.recv("b", 10);
+        s.take_error("b");
+        s.send("b", b"x");
+    }
+
+    a_close_after_the_peers_end_is_the_end s {
+        s.tcp_pair();
+        s.watch("b", ALL);
+        s.shutdown("b");
+        s.acknowledged("b");
+        s.wait();
+        s.close("a");
+        s.wait();
+        s.recv("b", 10);
+        s.take_error("b");
+        s.send("b", b"x");
+        s.peer("b");
+    }
+
+    an_abort_that_was_taken_back_is_a_close s {
+        s.tcp_pair();
+        s.watch("b", ALL);
+        s.wait();
+        socket::set_linger_zero(&s.fds["a"]).unwrap();
+        socket::clear_linger(&s.fds["a"]).unwrap();
+        s.send("a", b"bye");
+        s.close("a");
+        s.wait();
+        s.recv("b", 10);
+        s.recv("b", 10);
+    }
+
+    an_abort_loses_what_had_not_arrived s {
+        s.tcp_pair();
+        s.watch("b", ALL);
+        s.fill("a");
+        s.abort("a");
+        s.wait();
+        s.drain_until_told("b");
+        s.wait();
+    }
+
+    what_is_sent_to_one_who_aborted_a_moment_ago_is_lost s {
+        s.tcp_pair();
+        s.watch("b", ALL);
+        s.shutdown("a");
+        s.wait();
+        s.send("b", b"x");
+        s.abort("a");
+        s.send("b", b"y");
+        s.wait();
+        s.recv("b", 10);
     }
 }

@@ -18,7 +18,9 @@ mod edges;
 mod ending;
 mod flow;
 mod loopback;
+mod naming;
 mod stage;
+mod table;
 mod unix;
 
 use super::super::epoll::{EDGE, IN, OUT, PRI, RDHUP};
@@ -82,6 +84,8 @@ fn the_corpus_is_large_enough() {
         + edges::PROGRAMS
         + ending::PROGRAMS
         + flow::PROGRAMS
+        + naming::PROGRAMS
+        + table::PROGRAMS
         + unix::PROGRAMS;
     println!("{PROGRAMS} programs");
     const { assert!(PROGRAMS >= 50) };

@@ -7,13 +7,16 @@ use super::loopback::{self, Loopback};
 use crate::sys::datagram::{self, Inbox, Outgoing};
 use crate::sys::epoll::{ERR, Epoll, Event, HUP, IN, OUT, PRI, RDHUP};
 use crate::sys::socket::{self, Family};
-use crate::sys::{Address, Fd};
+use crate::sys::{Address, Fd, check, fd};
 use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
+
+/// More than a socket takes, on either kernel: the real one's receive buffer does not grow unless somebody reads.
+const FLOOD_BYTES: usize = 4 << 20;
 
 /// A stream of some megabytes arrives within this time, or never.
 const DRAINED: Duration = Duration::from_secs(5);
@@ -24,6 +27,8 @@ pub struct Stage {
     loopback: Option<Loopback>,
     /// How much longer than until the loopback is still a look is put off.
     patience: Duration,
+    /// What the limit of descriptors was before.
+    lifted_limit: Option<libc::rlim_t>,
     /// Bytes of streams that were sent and not yet read.
     unread: usize,
     pub epoll: Epoll,
@@ -34,7 +39,9 @@ pub struct Stage {
 impl Stage {
     /// On the kernel of this thread, which is the real one.
     pub fn real(patience: Duration) -> Stage {
-        Stage { loopback: Some(Loopback::new().unwrap()), patience, ..Stage::simulated() }
+        let mut stage = Stage::simulated();
+        (stage.loopback, stage.patience) = (Some(Loopback::new().unwrap()), patience);
+        stage
     }
 
     /// On the kernel of this thread, which is a simulated one.
@@ -42,6 +49,7 @@ impl Stage {
         Stage {
             loopback: None,
             patience: Duration::ZERO,
+            lifted_limit: None,
             unread: 0,
             epoll: Epoll::create().unwrap(),
             fds: BTreeMap::new(),
@@ -71,6 +79,17 @@ impl Stage {
         self.fds.insert(who, fd);
     }
 
+    /// What became of something that was to be made.
+    pub fn made(&mut self, who: &'static str, answer: io::Result<Fd>) {
+        match answer {
+            Ok(fd) => {
+                self.put(who, fd);
+                self.note("make", who, "ok");
+            }
+            Err(e) => self.note("make", who, errno(&e)),
+        }
+    }
+
     // ── Making ───────────────────────────────────────────────────────────────────────────────────────────────
 
     pub fn socket(&mut self, who: &'static str, family: Family) {
@@ -87,6 +106,16 @@ impl Stage {
 
     pub fn tcp_listener(&mut self, who: &'static str) {
         self.listener(who, (Ipv4Addr::LOCALHOST, 0), 8);
+    }
+
+    pub fn bind(&mut self, who: &str, address: &Address) {
+        let answer = socket::bind(&self.fds[who], address);
+        self.note_unit("bind", who, answer);
+    }
+
+    pub fn listen(&mut self, who: &str) {
+        let answer = socket::listen(&self.fds[who], 8);
+        self.note_unit("listen", who, answer);
     }
 
     pub fn connect(&mut self, who: &'static str, to: &str) {
@@ -120,9 +149,12 @@ impl Stage {
         self.accept("l", "b");
     }
 
+    pub fn unix_listener(&mut self, who: &'static str) {
+        self.listener(who, own_name(), 8);
+    }
+
     pub fn unix_pair(&mut self) {
-        let name = format!("plimsoll-corpus-{}-{:?}", std::process::id(), std::thread::current().id());
-        self.listener("l", Address::Abstract(name.into_bytes().into()), 8);
+        self.unix_listener("l");
         self.connect("a", "l");
         self.accept("l", "b");
     }
@@ -133,6 +165,28 @@ impl Stage {
         let answer = socket::send(&self.fds[who], bytes);
         self.unread += answer.as_ref().unwrap_or(&0);
         self.note_size("send", who, answer);
+    }
+
+    /// Leaves little room for what a socket sends.
+    pub fn narrow(&mut self, who: &str) {
+        let answer = socket::set_send_buffer(&self.fds[who], 20_000);
+        self.note_unit("narrow", who, answer);
+    }
+
+    /// Some megabytes in a few parts of growing sizes, of which a part is taken. Each byte tells where it stands.
+    pub fn flood(&mut self, who: &str) {
+        let bytes: Vec<u8> = (0..FLOOD_BYTES).map(pattern).collect();
+        let (mut parts, mut rest) = (Vec::new(), &bytes[..]);
+        for length in [1, 1_000, 0, 100_000, 1_000_000] {
+            let (part, behind) = rest.split_at(length);
+            parts.push(IoSlice::new(part));
+            rest = behind;
+        }
+        parts.push(IoSlice::new(rest));
+        let answer = socket::send_vectored(&self.fds[who], &parts);
+        self.unread += answer.as_ref().unwrap_or(&0);
+        let partly = answer.map(|n| usize::from(0 < n && n < FLOOD_BYTES));
+        self.note_size("partly", who, partly);
     }
 
     pub fn send_parts(&mut self, who: &str, parts: &[&[u8]]) {
@@ -185,6 +239,27 @@ impl Stage {
 
     /// Everything that was sent to anybody, and what the last read says.
     pub fn drain(&mut self, who: &str) {
+        self.drain_into(who, |_| {});
+    }
+
+    /// The same of a flood, which must be in order.
+    pub fn ebb(&mut self, who: &str) {
+        let mut n = 0;
+        let mut in_order = true;
+        self.drain_into(who, |bytes| {
+            in_order &= bytes.iter().enumerate().all(|(i, byte)| *byte == pattern(n + i));
+            n += bytes.len();
+        });
+        self.note("in order", who, in_order);
+    }
+
+    /// Reads until there is no more, whatever was sent.
+    pub fn drain_until_told(&mut self, who: &str) {
+        self.unread = 0;
+        self.drain(who);
+    }
+
+    fn drain_into(&mut self, who: &str, mut sink: impl FnMut(&[u8])) {
         let began = Instant::now();
         let mut input = BytesMut::new();
         let answer = loop {
@@ -193,7 +268,10 @@ impl Stage {
             input.reserve(1 << 20);
             match socket::recv(&self.fds[who], &mut input, 1 << 20) {
                 Ok(0) => break "end",
-                Ok(n) => self.unread = self.unread.saturating_sub(n),
+                Ok(n) => {
+                    sink(&input);
+                    self.unread = self.unread.saturating_sub(n);
+                }
                 // The rest may wait for an acknowledgement.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.unread > 0 && began.elapsed() < DRAINED => {
                     std::thread::sleep(Duration::from_millis(1));
@@ -250,6 +328,45 @@ impl Stage {
         self.note_size("post", who, answer);
     }
 
+    /// Several to one receiver in one call.
+    pub fn post_all(&mut self, who: &str, to: &str, data: &[&[u8]]) {
+        let to = socket::local_address(&self.fds[to]).unwrap();
+        let batch: Vec<_> = data.iter().map(|data| Outgoing { to: &to, data, interface: 0, from: None }).collect();
+        let answer = datagram::send_batch(&self.fds[who], &batch);
+        self.note_size("post", who, answer);
+    }
+
+    /// Until the receiver has no room; how many that are is not told.
+    pub fn post_until_full(&mut self, who: &str, to: &str) {
+        let to = socket::local_address(&self.fds[to]).unwrap();
+        let outgoing = Outgoing { to: &to, data: b"x", interface: 0, from: None };
+        let answer = (0..1 << 20).find_map(|_| datagram::send_batch(&self.fds[who], &[outgoing]).err());
+        self.note("post", who, answer.map_or("no end", |e| errno(&e)));
+    }
+
+    pub fn unix_datagrams(&mut self, sender: &'static str, receiver: &'static str) {
+        self.put(sender, socket::datagram(Family::Unix).unwrap());
+        self.put(receiver, socket::datagram(Family::Unix).unwrap());
+        socket::bind(&self.fds[receiver], &own_name()).unwrap();
+    }
+
+    /// How many there are.
+    pub fn receive_all(&mut self, who: &str) -> usize {
+        self.settle();
+        let mut inbox = Inbox::new(64, 16);
+        std::iter::from_fn(|| inbox.receive(&self.fds[who], 64).ok()).sum()
+    }
+
+    /// One, and what is known of its way.
+    pub fn receive_with_address(&mut self, who: &str) {
+        self.settle();
+        let mut inbox = Inbox::new(1, 16);
+        inbox.receive(&self.fds[who], 1).unwrap();
+        let seen = inbox.get(0);
+        let text = format!("{:?} {:?} {}", seen.to, seen.local, seen.interface != 0);
+        self.note("receive", who, text);
+    }
+
     pub fn receive(&mut self, who: &str, max: usize, slot_bytes: usize) {
         self.settle();
         let mut inbox = Inbox::new(max, slot_bytes);
@@ -262,6 +379,67 @@ impl Stage {
             let (len, cut) = (seen.len, seen.truncated);
             self.note("  =", who, format_args!("{len} {cut} {text:?}"));
         }
+    }
+
+    // ── Knowing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Its name and its peer's, but for the ports.
+    pub fn note_addresses(&mut self, who: &'static str) {
+        let fd = &self.fds[who];
+        let told = [socket::local_address(fd), socket::peer_address(fd)];
+        let told = told.map(|told| match told {
+            Ok(Address::Ip(ip)) => format!("{} {}", ip.ip(), if ip.port() == 0 { "without port" } else { "with port" }),
+            Ok(Address::Unnamed) => "unnamed".to_owned(),
+            Ok(_) => "named".to_owned(),
+            Err(e) => errno(&e).to_owned(),
+        });
+        self.note("addresses", who, told.join(", "));
+    }
+
+    /// Whether one is called what the other calls it.
+    pub fn compare_names(&mut self, one: &str, other: &str) {
+        let name = socket::local_address(&self.fds[one]).unwrap();
+        let called = socket::peer_address(&self.fds[other]).unwrap();
+        self.note("name", one, if name == called { "as called" } else { "not as called" });
+    }
+
+    pub fn note_kind(&mut self, who: &str) {
+        let fd = &self.fds[who];
+        let kinds = [("listening", socket::is_listening(fd)), ("stream", socket::is_stream(fd))];
+        for (kind, answer) in kinds {
+            self.note_size(kind, who, answer.map(usize::from));
+        }
+    }
+
+    // ── The table of descriptors ─────────────────────────────────────────────────────────────────────────────
+
+    /// Lets no more descriptors be made than there are.
+    pub fn fill_table(&mut self) {
+        if self.loopback.is_none() {
+            crate::sys::sim::with(|kernel| kernel.limit_descriptors(kernel.open_descriptors()));
+        } else {
+            // The lowest number that is free: all below are taken.
+            let free = fd::spare().unwrap().raw();
+            self.lifted_limit = Some(limit_descriptors(free as libc::rlim_t));
+        }
+    }
+
+    pub fn widen_table(&mut self) {
+        if self.loopback.is_none() {
+            crate::sys::sim::with(|kernel| kernel.limit_descriptors(1_024));
+        } else if let Some(limit) = self.lifted_limit.take() {
+            limit_descriptors(limit);
+        }
+    }
+
+    pub fn made_sockets(&mut self) {
+        self.made("t", socket::stream(Family::V4));
+        self.made("u", socket::stream(Family::Unix));
+        self.made("v", socket::datagram(Family::V4));
+    }
+
+    pub fn made_epoll(&mut self) {
+        self.note_unit("make", "epoll", Epoll::create().map(drop));
     }
 
     // ── Watching ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -288,9 +466,14 @@ impl Stage {
 
     /// What epoll tells now.
     pub fn wait(&mut self) {
+        self.wait_for(16);
+    }
+
+    /// The same, of so many at most.
+    pub fn wait_for(&mut self, most: usize) {
         self.settle();
         let mut events = [Event::EMPTY; 16];
-        let n = self.epoll.wait(&mut events, Some(Duration::ZERO)).unwrap();
+        let n = self.epoll.wait(&mut events[..most], Some(Duration::ZERO)).unwrap();
         let mut told: Vec<String> = events[..n].iter().map(describe).collect();
         told.sort();
         writeln!(self.record, "wait: {}", told.join(", ")).unwrap();
@@ -322,6 +505,34 @@ impl Stage {
     }
 }
 
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.widen_table();
+    }
+}
+
+/// Sets how many descriptors this process may have; the answer is how many it could.
+fn limit_descriptors(limit: libc::rlim_t) -> libc::rlim_t {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer describes `limits`.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) }).unwrap();
+    let before = std::mem::replace(&mut limits.rlim_cur, limit);
+    // SAFETY: as above; the kernel only reads.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) }).unwrap();
+    before
+}
+
+/// An abstract name that no other program uses.
+fn own_name() -> Address {
+    let name = format!("plimsoll-corpus-{}-{:?}", std::process::id(), std::thread::current().id());
+    Address::Abstract(name.into_bytes().into())
+}
+
+/// The byte that stands there in a flood.
+fn pattern(at: usize) -> u8 {
+    (at % 251) as u8
+}
+
 fn describe(event: &Event) -> String {
     let name = event.data().to_be_bytes();
     let name = String::from_utf8_lossy(&name).trim_start_matches('\0').to_owned();
@@ -350,6 +561,10 @@ fn errno(e: &io::Error) -> &'static str {
         Some(libc::EMSGSIZE) => "EMSGSIZE",
         Some(libc::EDESTADDRREQ) => "EDESTADDRREQ",
         Some(libc::EOPNOTSUPP) => "EOPNOTSUPP",
+        Some(libc::ENOPROTOOPT) => "ENOPROTOOPT",
+        Some(libc::ENOTSOCK) => "ENOTSOCK",
+        Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT",
+        Some(libc::EBADF) => "EBADF",
         _ => "another errno",
     }
 }

@@ -120,4 +120,121 @@ programs! {
         s.close("l");
         s.send("a", b"x");
     }
+
+    a_unix_peer_may_have_gone_before_it_is_accepted s {
+        s.unix_listener("l");
+        s.watch("l", IN);
+        s.connect("a", "l");
+        s.send("a", b"hello");
+        s.close("a");
+        s.wait();
+        s.accept("l", "b");
+        s.watch("b", QUIET);
+        s.wait();
+        s.recv("b", 100);
+        s.recv("b", 100);
+        s.send("b", b"x");
+    }
+
+    a_unix_abort_is_a_close s {
+        s.unix_pair();
+        s.watch("b", QUIET);
+        s.wait();
+        s.send("a", b"bye");
+        s.abort("a");
+        s.wait();
+        s.recv("b", 100);
+        s.recv("b", 100);
+        s.take_error("b");
+    }
+
+    a_unix_stream_has_no_urgent_byte_and_no_second_connect s {
+        s.unix_pair();
+        s.connect("a", "l");
+        s.connect("b", "l");
+        s.send_parts("a", &[b"", b"ab", b"", b"c"]);
+        s.recv("b", 2);
+        s.recv("b", 2);
+        s.send("a", b"");
+        s.recv("b", 2);
+    }
+
+    parts_that_do_not_fit_into_a_unix_stream_are_taken_in_order s {
+        s.unix_pair();
+        s.watch("a", ALL);
+        s.wait();
+        s.narrow("a");
+        s.flood("a");
+        s.wait();
+        s.ebb("b");
+        s.wait();
+    }
+
+    more_after_a_partial_read_of_a_unix_stream_is_an_edge s {
+        s.unix_pair();
+        s.watch("b", QUIET);
+        s.wait();
+        s.send("a", b"abcdef");
+        s.wait();
+        s.recv("b", 2);
+        s.wait();
+        s.send("a", b"gh");
+        s.wait();
+        s.rewatch("b", QUIET);
+        s.wait();
+        s.recv("b", 100);
+        s.recv("b", 100);
+        s.wait();
+    }
+
+    a_full_unix_sender_hears_of_room_only_if_it_asks s {
+        s.unix_pair();
+        s.watch("a", QUIET);
+        s.wait();
+        s.fill("a");
+        s.drain("b");
+        s.wait();
+        s.fill("a");
+        s.rewatch("a", ALL);
+        s.wait();
+        s.drain("b");
+        s.wait();
+    }
+
+    a_full_unix_sender_hears_that_its_peer_has_gone s {
+        s.unix_pair();
+        s.watch("a", ALL);
+        s.wait();
+        s.fill("a");
+        s.wait();
+        s.close("b");
+        s.wait();
+        s.recv("a", 10);
+        s.recv("a", 10);
+        s.send("a", b"x");
+    }
+
+    what_a_unix_stream_sent_before_its_end_is_read s {
+        s.unix_pair();
+        s.fill("a");
+        s.shutdown("a");
+        s.close("a");
+        s.watch("b", QUIET);
+        s.wait();
+        s.drain("b");
+        s.wait();
+    }
+
+    a_unix_listener_that_closes_resets_who_waits s {
+        s.unix_listener("l");
+        s.connect("a", "l");
+        s.send("a", b"x");
+        s.watch("a", ALL);
+        s.wait();
+        s.close("l");
+        s.wait();
+        s.recv("a", 10);
+        s.recv("a", 10);
+        s.send("a", b"x");
+    }
 }
