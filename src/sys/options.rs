@@ -64,7 +64,7 @@ pub struct TcpInfo {
     pub delivery_rate: u64,
     /// Bytes that the peer has acknowledged.
     pub bytes_acked: u64,
-    /// Bytes that have come from the peer in order.
+    /// Bytes that have come from the peer in order, and one for its end.
     pub bytes_received: u64,
 }
 

@@ -102,7 +102,8 @@ pub fn tcp_info(fd: &Fd) -> Option<io::Result<TcpInfo>> {
                 unsent_bytes: stream.tx.len() as u64,
                 delivery_rate: 0,
                 bytes_acked: stream.sent - stream.tx.len() as u64,
-                bytes_received: stream.arrived,
+                // The end counts as one.
+                bytes_received: stream.arrived + u64::from(stream.fin_received),
             })
         },
     )

@@ -251,4 +251,20 @@ programs! {
         s.close("l");
         s.bind("m", &address);
     }
+
+    one_whom_a_full_backlog_ignored_is_heard_when_it_asks_again s {
+        s.listener("l", (Ipv4Addr::LOCALHOST, 0), 1);
+        s.connect("a", "l");
+        s.connect("b", "l");
+        s.settle();
+        s.connect("c", "l");
+        s.watch("c", ALL);
+        s.wait();
+        s.accept("l", "d");
+        s.accept("l", "e");
+        s.accept("l", "f");
+        s.wait_long();
+        s.take_error("c");
+        s.accept("l", "f");
+    }
 }

@@ -176,4 +176,17 @@ programs! {
         s.receive("v", 8, 4);
         s.wait();
     }
+
+    a_send_buffer_is_never_full_on_the_loopback s {
+        s.udp("u");
+        s.udp("v");
+        socket::set_send_buffer(&s.fds["u"], 1_000).unwrap();
+        s.watch("u", IN | OUT | EDGE);
+        s.wait();
+        for _ in 0..50 {
+            s.post("u", "v", &[b'x'; 1_000]);
+        }
+        s.wait();
+        s.wait();
+    }
 }

@@ -1,8 +1,9 @@
 //! What epoll tells, and when again.
 
 use super::{ALL, QUIET, programs};
-use crate::sys::epoll::{EDGE, IN, PRI, RDHUP};
-use crate::sys::{event, fd};
+use crate::sys::epoll::{EDGE, Event, IN, PRI, RDHUP};
+use crate::sys::{clock, event, fd};
+use std::time::Duration;
 
 programs! {
     every_arrival_is_an_edge s {
@@ -276,5 +277,17 @@ programs! {
         s.close("d");
         s.wait_for(1);
         s.recv("c", 1);
+    }
+
+    a_wait_for_nothing_takes_its_time s {
+        s.tcp_pair();
+        s.watch("b", QUIET);
+        let began = clock::now();
+        let told = s.epoll.wait(&mut [Event::EMPTY], Some(Duration::from_millis(10)));
+        s.note_size("told", "nobody", told);
+        let whole = clock::now().since(began) >= Duration::from_millis(10);
+        s.note("whole", "time", whole);
+        s.send("a", b"x");
+        s.wait_long();
     }
 }

@@ -172,4 +172,31 @@ programs! {
         s.connect_to("c", &file);
         unlink(s, &file);
     }
+
+    a_connection_knows_its_state s {
+        s.socket("z", Family::V4);
+        s.note_state("z");
+        s.tcp_pair();
+        for who in ["l", "a", "b"] {
+            s.note_state(who);
+        }
+        s.send("a", b"hello");
+        s.acknowledged("a");
+        s.note_state("b");
+        s.shutdown("a");
+        s.acknowledged("a");
+        s.note_state("a");
+        s.note_state("b");
+        s.shutdown("b");
+        s.note_state("a");
+        s.note_state("b");
+    }
+
+    a_connection_that_was_cut_is_closed s {
+        s.tcp_pair();
+        s.abort("a");
+        s.note_state("b");
+        s.take_error("b");
+        s.note_state("b");
+    }
 }

@@ -403,6 +403,13 @@ impl Stage {
         self.note("name", one, if name == called { "as called" } else { "not as called" });
     }
 
+    /// What TCP knows that does not depend on times and sizes.
+    pub fn note_state(&mut self, who: &str) {
+        self.settle();
+        let info = socket::tcp_info(&self.fds[who]).unwrap();
+        self.note("state", who, format_args!("{}, {} bytes received", info.state, info.bytes_received));
+    }
+
     pub fn note_kind(&mut self, who: &str) {
         let fd = &self.fds[who];
         let kinds = [("listening", socket::is_listening(fd)), ("stream", socket::is_stream(fd))];
@@ -472,8 +479,17 @@ impl Stage {
     /// The same, of so many at most.
     pub fn wait_for(&mut self, most: usize) {
         self.settle();
+        self.look(most, Duration::ZERO);
+    }
+
+    /// What epoll tells when it has something to tell.
+    pub fn wait_long(&mut self) {
+        self.look(16, Duration::from_secs(10));
+    }
+
+    fn look(&mut self, most: usize, longest: Duration) {
         let mut events = [Event::EMPTY; 16];
-        let n = self.epoll.wait(&mut events[..most], Some(Duration::ZERO)).unwrap();
+        let n = self.epoll.wait(&mut events[..most], Some(longest)).unwrap();
         let mut told: Vec<String> = events[..n].iter().map(describe).collect();
         told.sort();
         writeln!(self.record, "wait: {}", told.join(", ")).unwrap();
