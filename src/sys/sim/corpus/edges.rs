@@ -103,6 +103,20 @@ programs! {
         s.recv("a", 10);
     }
 
+    a_closed_sender_that_goes_on_sending_is_told_no_more s {
+        s.tcp_pair();
+        s.watch("a", ALL);
+        s.wait();
+        s.fill("a");
+        s.close("a");
+        s.wait();
+        s.recv("b", 30_000);
+        s.recv("b", 30_000);
+        s.wait();
+        s.drain("b");
+        s.wait();
+    }
+
     a_bell_is_an_edge_each_time s {
         s.put("bell", event::create().unwrap());
         s.watch("bell", IN | EDGE);
