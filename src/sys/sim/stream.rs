@@ -17,6 +17,9 @@ use crate::sys::epoll::{ERR, HUP, IN, OUT, PRI, RDHUP};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+/// A write to a Unix stream lies in pieces of about this size in the real kernel (`unix_stream_sendmsg`).
+const UNIX_PIECE_BYTES: u64 = 32 * 1024;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Fresh,
@@ -61,6 +64,9 @@ pub struct Stream {
     pub rx_limit: usize,
     /// Bytes that were ever put into `rx`.
     pub arrived: u64,
+    /// For Unix: where the pieces in `rx` end, counted as `arrived` is. The sender's memory is free when a piece has
+    /// been read to its end, and not before.
+    pub pieces: VecDeque<u64>,
     /// Bytes that were ever put into `tx`.
     pub sent: u64,
     /// The urgent byte among them.
@@ -114,6 +120,7 @@ impl Stream {
             rx: VecDeque::new(),
             rx_limit,
             arrived: 0,
+            pieces: VecDeque::new(),
             sent: 0,
             sends_urgent: None,
             urgent: None,
@@ -210,13 +217,36 @@ impl Stream {
         mask
     }
 
-    /// Takes up to `max` bytes from the front of what has arrived. A read ends at the urgent byte, and the next one
-    /// leaves it out.
-    fn take(&mut self, max: usize, sink: &mut impl FnMut(&[u8])) -> usize {
+    /// Leaves the urgent byte out, if it is the next one.
+    pub fn pass_mark(&mut self) {
         if self.at_mark() && !self.rx.is_empty() {
             self.rx.pop_front();
             self.urgent = None;
         }
+    }
+
+    /// Some more bytes have come to a Unix stream.
+    fn arrive_in_pieces(&mut self, n: usize) {
+        let end = self.arrived + n as u64;
+        while self.arrived < end {
+            self.arrived = end.min(self.arrived + UNIX_PIECE_BYTES);
+            self.pieces.push_back(self.arrived);
+        }
+    }
+
+    /// Whether a piece has been read to its end.
+    fn end_pieces(&mut self) -> bool {
+        let (before, read) = (self.pieces.len(), self.arrived - self.rx.len() as u64);
+        while self.pieces.front().is_some_and(|end| *end <= read) {
+            self.pieces.pop_front();
+        }
+        self.pieces.len() < before
+    }
+
+    /// Takes up to `max` bytes from the front of what has arrived. A read ends at the urgent byte, and the next one
+    /// leaves it out.
+    fn take(&mut self, max: usize, sink: &mut impl FnMut(&[u8])) -> usize {
+        self.pass_mark();
         let mut n = self.rx.len().min(max);
         if let Some(mark) = self.urgent {
             n = n.min((mark - (self.arrived - self.rx.len() as u64)) as usize);
@@ -278,7 +308,7 @@ impl Kernel {
         }
         let was_full = !stream.rx.is_empty();
         let n = stream.take(max, &mut sink);
-        if was_full {
+        if was_full && (!stream.unix || stream.end_pieces()) {
             self.room_made(id);
         }
         let Some(stream) = self.stream_mut(id) else { return Ok(n) };
@@ -301,7 +331,7 @@ impl Kernel {
         let Some(peer) = stream.peer else { return };
         if stream.unix {
             let unread = stream.rx.len();
-            // Told after every read, whether anybody had met a full buffer or not.
+            // Told whether anybody had met a full buffer or not.
             if self.stream(peer).is_some_and(|peer| unread.saturating_mul(4) <= peer.tx_limit) {
                 self.wake(peer, OUT);
             }
@@ -373,7 +403,7 @@ impl Kernel {
             return Err(libc::EAGAIN);
         }
         push_part(&mut receiver.rx, parts, 0, n);
-        receiver.arrived += n as u64;
+        receiver.arrive_in_pieces(n);
         self.arrived(peer);
         Ok(n)
     }

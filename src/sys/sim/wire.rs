@@ -298,11 +298,14 @@ impl Kernel {
         let mut tx = std::mem::take(&mut stream.tx);
         let urgent = stream.sends_urgent;
         let Some(other) = self.stream_mut(peer) else { return };
-        other.rx.extend(tx.drain(..n));
-        other.arrived += n as u64;
-        if let Some(mark) = urgent.filter(|mark| (other.arrived - n as u64..other.arrived).contains(mark)) {
+        let new = other.arrived..other.arrived + n as u64;
+        if let Some(mark) = urgent.filter(|mark| new.contains(mark)) {
+            // Of the byte that was urgent until now, whose reader stands before it, nothing is left.
+            other.pass_mark();
             other.urgent = Some(mark);
         }
+        other.rx.extend(tx.drain(..n));
+        other.arrived = new.end;
         self.arrived(peer);
         let Some(stream) = self.stream_mut(id) else { return };
         stream.tx = tx;

@@ -97,6 +97,16 @@ programs! {
         s.recv("b", 100);
     }
 
+    an_urgent_byte_that_was_next_is_lost_to_a_newer_one s {
+        s.tcp_pair();
+        s.urgent("a", b"a!");
+        s.send("a", b"b");
+        s.recv("b", 1);
+        s.urgent("a", b"c?");
+        s.recv("b", 100);
+        s.recv("b", 100);
+    }
+
     the_end_stands_behind_an_urgent_byte s {
         s.tcp_pair();
         s.watch("b", ALL);

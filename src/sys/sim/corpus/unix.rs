@@ -33,6 +33,22 @@ programs! {
         s.wait();
     }
 
+    a_unix_stream_tells_of_room_when_what_was_sent_at_once_is_read s {
+        s.unix_pair();
+        s.watch("a", ALL);
+        s.wait();
+        s.send("a", b"one");
+        s.send("a", b"two");
+        s.recv("b", 2);
+        s.wait();
+        s.recv("b", 2);
+        s.wait();
+        s.recv("b", 1);
+        s.wait();
+        s.recv("b", 1);
+        s.wait();
+    }
+
     a_unix_stream_that_ends_is_told_with_its_input s {
         s.unix_pair();
         s.watch("a", ALL);
