@@ -27,6 +27,9 @@ const ROUNDS: usize = 8;
 /// Longer than any timer that is waited for here; a machine that takes longer has stopped.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Linux's number for a connection that is no more.
+const CLOSED: u8 = 7;
+
 /// How often what cannot be waited for is looked at.
 const GLANCE: Duration = Duration::from_millis(1);
 
@@ -79,10 +82,11 @@ fn stay() -> Option<libc::cpu_set_t> {
     (unsafe { libc::sched_setaffinity(0, size, &raw const only) } == 0).then_some(before)
 }
 
-/// Returns when the peer has acknowledged everything that was sent on a TCP socket, its end included; an
-/// acknowledgement may be put off for 40 ms and more.
+/// Returns when the peer has acknowledged everything that was sent on a TCP socket, its end included, or nobody waits
+/// for that any more; an acknowledgement may be put off for 40 ms and more.
 pub fn await_acknowledgement(fd: &Fd) {
-    until("everything is acknowledged", || unacknowledged(fd) == 0);
+    let is_over = || socket::tcp_info(fd).is_ok_and(|info| info.state == CLOSED);
+    until("everything is acknowledged", || unacknowledged(fd) == 0 || is_over());
 }
 
 /// Returns when nothing is under way from a TCP socket: what its peer has no room for may still be queued.

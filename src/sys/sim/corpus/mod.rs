@@ -9,11 +9,14 @@
 //! looks; the file of the loopback tells how. Should the machine have been too busy even so, the real kernel gets
 //! another chance, and more time. Sizes of buffers are not compared, only that they have an end.
 //!
+//! Most programs are sentences, and say what is to be seen. Others are drawn by chance.
+//!
 //! Not compared: what differs from one machine to the next (interfaces, names of hosts, TCP's figures, clock, chance),
 //! and what the simulator leaves to the real kernel (signals, threads).
 
 mod connecting;
 mod datagrams;
+mod drawn;
 mod edges;
 mod ending;
 mod flow;
