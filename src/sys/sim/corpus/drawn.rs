@@ -39,7 +39,7 @@ fn play(s: &mut Stage, seed: u64) {
 }
 
 fn operate(s: &mut Stage, chance: &mut Chance, who: &'static str, unix: bool) {
-    match chance.below(20) {
+    match chance.below(21) {
         0..=2 => s.send(who, &b"0123456789".repeat(600)[..length(chance)]),
         3..=5 => s.recv(who, length(chance)),
         6..=9 => s.wait(),
@@ -58,8 +58,28 @@ fn operate(s: &mut Stage, chance: &mut Chance, who: &'static str, unix: bool) {
         17 if s.fds.contains_key("l") && chance.once_in(2) => s.accept("l", "b"),
         18 if s.fds.contains_key("l") && chance.once_in(4) => s.close("l"),
         19 => s.peer(who),
+        20 => fill_and_drain(s, chance, who),
         _ => s.take_error(who),
     }
+}
+
+/// A buffer that is full makes two kernels differ in how much they take next. So it is drained before anything is sent.
+fn fill_and_drain(s: &mut Stage, chance: &mut Chance, who: &'static str) {
+    let other = if who == "a" { "b" } else { "a" };
+    if !s.fds.contains_key(other) {
+        return;
+    }
+    s.fill(who);
+    s.ignore_events();
+    for _ in 0..chance.below(3) {
+        match chance.below(4) {
+            0 => s.rewatch(who, INTERESTS[chance.below(6) as usize]),
+            1 => s.rewatch(other, INTERESTS[chance.below(6) as usize]),
+            2 => s.shutdown(who),
+            _ => s.wait(),
+        }
+    }
+    s.drain(other);
 }
 
 /// Of a write or a read: most are small.

@@ -29,8 +29,9 @@ pub struct Stage {
     patience: Duration,
     /// What the limit of descriptors was before.
     lifted_limit: Option<libc::rlim_t>,
-    /// Bytes of streams that were sent and not yet read.
-    unread: usize,
+    /// Bytes of streams by who has sent them, and by who has read them.
+    sent: BTreeMap<String, usize>,
+    read: BTreeMap<String, usize>,
     pub epoll: Epoll,
     pub fds: BTreeMap<&'static str, Fd>,
     pub record: String,
@@ -50,7 +51,8 @@ impl Stage {
             loopback: None,
             patience: Duration::ZERO,
             lifted_limit: None,
-            unread: 0,
+            sent: BTreeMap::new(),
+            read: BTreeMap::new(),
             epoll: Epoll::create().unwrap(),
             fds: BTreeMap::new(),
             record: String::new(),
@@ -163,7 +165,7 @@ impl Stage {
 
     pub fn send(&mut self, who: &str, bytes: &[u8]) {
         let answer = socket::send(&self.fds[who], bytes);
-        self.unread += answer.as_ref().unwrap_or(&0);
+        self.count_sent(who, *answer.as_ref().unwrap_or(&0));
         self.note_size("send", who, answer);
     }
 
@@ -184,7 +186,7 @@ impl Stage {
         }
         parts.push(IoSlice::new(rest));
         let answer = socket::send_vectored(&self.fds[who], &parts);
-        self.unread += answer.as_ref().unwrap_or(&0);
+        self.count_sent(who, *answer.as_ref().unwrap_or(&0));
         let partly = answer.map(|n| usize::from(0 < n && n < FLOOD_BYTES));
         self.note_size("partly", who, partly);
     }
@@ -200,13 +202,13 @@ impl Stage {
         let piece = vec![b'x'; 64 * 1024];
         let answer = loop {
             match socket::send(&self.fds[who], &piece) {
-                Ok(n) => self.unread += n,
+                Ok(n) => self.count_sent(who, n),
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => break e,
                 Err(e) => {
                     // What is acknowledged in the end makes room.
                     self.rest(who);
                     match socket::send(&self.fds[who], &piece) {
-                        Ok(n) => self.unread += n,
+                        Ok(n) => self.count_sent(who, n),
                         Err(_) => break e,
                     }
                 }
@@ -230,7 +232,7 @@ impl Stage {
         self.settle();
         let mut input = BytesMut::with_capacity(max);
         let answer = socket::recv(&self.fds[who], &mut input, max);
-        self.unread = self.unread.saturating_sub(input.len());
+        self.count_read(who, input.len());
         self.note_size("recv", who, answer);
         if !input.is_empty() && input.len() < 100 {
             self.note("  =", who, String::from_utf8_lossy(&input));
@@ -255,7 +257,7 @@ impl Stage {
 
     /// Reads until there is no more, whatever was sent.
     pub fn drain_until_told(&mut self, who: &str) {
-        self.unread = 0;
+        self.sent.clear();
         self.drain(who);
     }
 
@@ -270,17 +272,33 @@ impl Stage {
                 Ok(0) => break "end",
                 Ok(n) => {
                     sink(&input);
-                    self.unread = self.unread.saturating_sub(n);
+                    self.count_read(who, n);
                 }
                 // The rest may wait for an acknowledgement.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.unread > 0 && began.elapsed() < DRAINED => {
+                Err(e)
+                    if e.kind() == io::ErrorKind::WouldBlock && self.unread(who) > 0 && began.elapsed() < DRAINED =>
+                {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(e) => break errno(&e),
             }
         };
-        let unread = std::mem::take(&mut self.unread);
+        let unread = self.unread(who);
         self.note("drain", who, format_args!("{answer}, {unread} left"));
+    }
+
+    fn count_sent(&mut self, who: &str, n: usize) {
+        *self.sent.entry(who.to_owned()).or_default() += n;
+    }
+
+    fn count_read(&mut self, who: &str, n: usize) {
+        *self.read.entry(who.to_owned()).or_default() += n;
+    }
+
+    /// Bytes that others have sent and that `who`, who is the only one to read them, has not read yet.
+    fn unread(&self, who: &str) -> usize {
+        let sent: usize = self.sent.iter().filter(|(sender, _)| *sender != who).map(|(_, n)| n).sum();
+        sent.saturating_sub(self.read.get(who).copied().unwrap_or(0))
     }
 
     pub fn shutdown(&mut self, who: &str) {
@@ -480,6 +498,12 @@ impl Stage {
     pub fn wait_for(&mut self, most: usize) {
         self.settle();
         self.look(most, Duration::ZERO);
+    }
+
+    /// Looks away: an edge may have come while a buffer was being filled, or not, as packets go.
+    pub fn ignore_events(&mut self) {
+        self.settle();
+        self.epoll.wait(&mut [Event::EMPTY; 16], Some(Duration::ZERO)).unwrap();
     }
 
     /// What epoll tells when it has something to tell.
