@@ -7,7 +7,7 @@ use super::loopback::{self, Loopback};
 use crate::sys::datagram::{self, Inbox, Outgoing};
 use crate::sys::epoll::{ERR, Epoll, Event, HUP, IN, OUT, PRI, RDHUP};
 use crate::sys::socket::{self, Family};
-use crate::sys::{Address, Fd, check, fd};
+use crate::sys::{Address, Fd};
 use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,11 +24,11 @@ const DRAINED: Duration = Duration::from_secs(5);
 /// A stage with sockets that have names, and the record of what was seen.
 pub struct Stage {
     /// None: the kernel is the simulated one, whose packets arrive at once.
-    loopback: Option<Loopback>,
+    pub loopback: Option<Loopback>,
     /// How much longer than until the loopback is still a look is put off.
     patience: Duration,
     /// What the limit of descriptors was before.
-    lifted_limit: Option<libc::rlim_t>,
+    pub lifted_limit: Option<libc::rlim_t>,
     /// Bytes of streams by who has sent them, and by who has read them.
     sent: BTreeMap<String, usize>,
     read: BTreeMap<String, usize>,
@@ -436,37 +436,6 @@ impl Stage {
         }
     }
 
-    // ── The table of descriptors ─────────────────────────────────────────────────────────────────────────────
-
-    /// Lets no more descriptors be made than there are.
-    pub fn fill_table(&mut self) {
-        if self.loopback.is_none() {
-            crate::sys::sim::with(|kernel| kernel.limit_descriptors(kernel.open_descriptors()));
-        } else {
-            // The lowest number that is free: all below are taken.
-            let free = fd::spare().unwrap().raw();
-            self.lifted_limit = Some(limit_descriptors(free as libc::rlim_t));
-        }
-    }
-
-    pub fn widen_table(&mut self) {
-        if self.loopback.is_none() {
-            crate::sys::sim::with(|kernel| kernel.limit_descriptors(1_024));
-        } else if let Some(limit) = self.lifted_limit.take() {
-            limit_descriptors(limit);
-        }
-    }
-
-    pub fn made_sockets(&mut self) {
-        self.made("t", socket::stream(Family::V4));
-        self.made("u", socket::stream(Family::Unix));
-        self.made("v", socket::datagram(Family::V4));
-    }
-
-    pub fn made_epoll(&mut self) {
-        self.note_unit("make", "epoll", Epoll::create().map(drop));
-    }
-
     // ── Watching ─────────────────────────────────────────────────────────────────────────────────────────────
 
     pub fn number(&self, who: &str) -> u64 {
@@ -549,17 +518,6 @@ impl Drop for Stage {
     fn drop(&mut self) {
         self.widen_table();
     }
-}
-
-/// Sets how many descriptors this process may have; the answer is how many it could.
-fn limit_descriptors(limit: libc::rlim_t) -> libc::rlim_t {
-    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer describes `limits`.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) }).unwrap();
-    let before = std::mem::replace(&mut limits.rlim_cur, limit);
-    // SAFETY: as above; the kernel only reads.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) }).unwrap();
-    before
 }
 
 /// An abstract name that no other program uses.

@@ -5,8 +5,9 @@
 
 use super::stage::Stage;
 use super::{ALL, same};
-use crate::sys::epoll::{EDGE, IN, OUT};
-use crate::sys::{event, fd};
+use crate::sys::epoll::{EDGE, Epoll, IN, OUT};
+use crate::sys::socket::{self, Family};
+use crate::sys::{check, event, fd, sim};
 use std::process::Command;
 
 /// Set in the process that runs one program.
@@ -173,4 +174,46 @@ programs! {
         s.wait();
         s.wait();
     }
+}
+
+impl Stage {
+    /// Lets no more descriptors be made than there are.
+    pub fn fill_table(&mut self) {
+        if self.loopback.is_none() {
+            sim::with(|kernel| kernel.limit_descriptors(kernel.open_descriptors()));
+        } else {
+            // The lowest number that is free: all below are taken.
+            let free = fd::spare().unwrap().raw();
+            self.lifted_limit = Some(limit_descriptors(free as libc::rlim_t));
+        }
+    }
+
+    pub fn widen_table(&mut self) {
+        if self.loopback.is_none() {
+            sim::with(|kernel| kernel.limit_descriptors(1_024));
+        } else if let Some(limit) = self.lifted_limit.take() {
+            limit_descriptors(limit);
+        }
+    }
+
+    pub fn made_sockets(&mut self) {
+        self.made("t", socket::stream(Family::V4));
+        self.made("u", socket::stream(Family::Unix));
+        self.made("v", socket::datagram(Family::V4));
+    }
+
+    pub fn made_epoll(&mut self) {
+        self.note_unit("make", "epoll", Epoll::create().map(drop));
+    }
+}
+
+/// Sets how many descriptors this process may have; the answer is how many it could.
+fn limit_descriptors(limit: libc::rlim_t) -> libc::rlim_t {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer describes `limits`.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) }).unwrap();
+    let before = std::mem::replace(&mut limits.rlim_cur, limit);
+    // SAFETY: as above; the kernel only reads.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) }).unwrap();
+    before
 }
