@@ -164,7 +164,7 @@ programs! {
         s.take_error("b");
     }
 
-    a_unix_stream_has_no_urgent_byte_and_no_second_connect s {
+    a_unix_stream_is_connected_once_and_takes_parts s {
         s.unix_pair();
         s.connect("a", "l");
         s.connect("b", "l");
