@@ -11,7 +11,7 @@
 //!                                                   └── it was met ◄─────┘   queues, turns
 //! ```
 //!
-//! What is looked at after each play is in `stage.rs`, the scenes are in `scenes.rs`, the table of what each call
+//! What is looked at after each play is in `stage.rs`, the scenes are in `scenes/`, the table of what each call
 //! can answer is below. A fault is *passing* if everything must arrive in spite of it; after any other, what
 //! arrived must be a prefix of what was sent. The idea is SQLite's: "How SQLite Is Tested", section 3.
 //!
