@@ -13,7 +13,8 @@
 //! ```
 //!
 //! The rules that are kept: a plan belongs to one thread, so that tests beside each other do not meet; a call that
-//! fails has not been made, but for `close`, which always closes; and in a normal build nothing of this exists.
+//! fails has not been made; and in a normal build nothing of this exists. `close` cannot fail: it is counted, may come
+//! late, and always closes, since nobody looks at its answer.
 //!
 //! The clock is part of it. A test that has to wait for a time-out moves this thread's clock forward with
 //! [`advance`]; the rest of the process does not notice.
@@ -135,8 +136,8 @@ impl Part {
 /// What a call is to meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// It answers this errno and is not made. Only a `close` is made all the same: Linux has closed the descriptor
-    /// before it can fail.
+    /// It answers this errno and is not made. [`Call::Close`] takes no notice: Linux has closed the descriptor before it
+    /// can fail, so its answer says nothing.
     Fail(i32),
     /// It moves fewer bytes (or datagrams) than it could. What cannot be cut is made whole.
     Cut(Part),

@@ -233,7 +233,7 @@ pub fn spare() -> Option<io::Result<Fd>> {
     failure(Call::Spare)
 }
 
-/// A close that fails has closed all the same, so there is no fault to be had.
+/// Counted, and perhaps late, and never failed: Linux has closed the descriptor before it can fail.
 pub fn close(fd: RawFd) -> Option<()> {
     // A descriptor may be closed while the thread ends.
     let _ = INTERESTS.try_with(|interests| interests.borrow_mut().remove(&fd));
