@@ -12,8 +12,9 @@
 //! ```
 //!
 //! What is looked at after each play is in `stage.rs`, the scenes are in `scenes/`, the table of what each call
-//! can answer is below. A fault is *passing* if everything must arrive in spite of it; after any other, what
-//! arrived must be a prefix of what was sent. The idea is SQLite's: "How SQLite Is Tested", section 3.
+//! can answer is below. A fault is *passing* if everything must arrive in spite of it. Any other is *lasting*: it may
+//! harm one peer, to whom a prefix of what is his must arrive, and all others must be served as if nothing had
+//! happened. The idea is SQLite's: "How SQLite Is Tested", section 3.
 //!
 //! The kernel is the real one, the peers are sockets of the standard library on the same thread, and the clock is
 //! moved by hand. Each scene has a thread of its own with a table of descriptors of its own, so that counting
@@ -45,12 +46,6 @@ struct Scene {
 }
 
 impl Scene {
-    /// What a play can be asked for: the most that what is given leaves.
-    fn kind(&self, fault: Kind) -> Kind {
-        let lasts = |call: Call, given: Fault| faults(call).contains(&(given, Kind::Lasting));
-        if self.given.iter().any(|(call, _, given)| lasts(*call, *given)) { Kind::Lasting } else { fault }
-    }
-
     /// A plan for a play in which nothing fails but what is given.
     fn plan(&self) -> Plan {
         self.given.iter().fold(Plan::new(), |plan, (call, nth, fault)| plan.with(*call, *nth, *fault))
@@ -113,11 +108,16 @@ fn faults(call: Call) -> Vec<(Fault, Kind)> {
     faults
 }
 
-/// Plays a scene once under a plan; whether the plan's fault was met, and what was wrong.
-fn play(scene: &Scene, plan: Plan, kind: Kind) -> (Plan, Result<(), String>) {
+/// Whether a fault may be noticed.
+fn lasts(call: Call, fault: Fault) -> bool {
+    faults(call).contains(&(fault, Kind::Lasting))
+}
+
+/// Plays a scene once under a plan; what calls it made, and what was wrong.
+fn play(scene: &Scene, plan: Plan) -> (Plan, Result<(), String>) {
     let before = open_descriptors();
     fault::install(plan);
-    let played = catch_unwind(AssertUnwindSafe(|| Stage::play(scene.play, kind == Kind::Passing)));
+    let played = catch_unwind(AssertUnwindSafe(|| Stage::play(scene.play)));
     let plan = fault::remove().expect("the plan of this play");
     let verdict = match played {
         Ok(verdict) => verdict.and_then(|()| stage::await_descriptors(&before)),
@@ -137,7 +137,7 @@ struct Tally {
 fn sweep(scene: &Scene) -> Tally {
     fault::own_table();
     let mut tally = Tally::default();
-    let (peace, verdict) = play(scene, scene.plan(), scene.kind(Kind::Passing));
+    let (peace, verdict) = play(scene, scene.plan());
     if let Err(what) = verdict {
         tally.failures.push(format!("{} in peace: {what}", scene.name));
         return tally;
@@ -146,8 +146,8 @@ fn sweep(scene: &Scene) -> Tally {
         let (mut sites, mut plays) = (0, 0);
         for nth in 1..=SITES_LIMIT {
             let mut met = false;
-            for (fault, kind) in faults(call) {
-                let (plan, verdict) = play(scene, scene.plan().with(call, nth, fault), scene.kind(kind));
+            for (fault, _) in faults(call) {
+                let (plan, verdict) = play(scene, scene.plan().with(call, nth, fault));
                 // Also of a play that took another way and did not come to its fault.
                 if let Err(what) = verdict {
                     tally.failures.push(format!("{}: {call} #{nth} {}: {what}", scene.name, name(fault)));
@@ -172,12 +172,12 @@ fn storm(scene: &Scene) -> Tally {
     fault::own_table();
     let mut tally = Tally::default();
     for call in Call::ALL.iter().copied() {
-        for (fault, kind) in faults(call).into_iter().filter(|(_, kind)| *kind == Kind::Passing) {
+        for (fault, _) in faults(call).into_iter().filter(|(_, kind)| *kind == Kind::Passing) {
             if matches!(fault, Fault::Delay(_)) {
                 continue;
             }
             let plan = (1..SITES_LIMIT).step_by(3).fold(scene.plan(), |plan, nth| plan.with(call, nth, fault));
-            let (plan, verdict) = play(scene, plan, scene.kind(kind));
+            let (plan, verdict) = play(scene, plan);
             if plan.made(call) == 0 {
                 break;
             }

@@ -147,11 +147,11 @@ pub enum Fault {
 
 /// Which call of a kind meets what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    call: Call,
+pub(crate) struct Entry {
+    pub call: Call,
     /// Counted from one.
-    nth: u32,
-    fault: Fault,
+    pub nth: u32,
+    pub fault: Fault,
 }
 
 /// The faults of one run, and the counts of its calls.
@@ -159,7 +159,7 @@ struct Entry {
 pub struct Plan {
     entries: Vec<Entry>,
     made: [u32; Call::ALL.len()],
-    met: u32,
+    met: Vec<Entry>,
 }
 
 impl Plan {
@@ -183,7 +183,7 @@ impl Plan {
 
     /// How many faults were met.
     pub fn met(&self) -> u32 {
-        self.met
+        self.met.len() as u32
     }
 
     /// Counts a call; what it is to meet.
@@ -191,7 +191,7 @@ impl Plan {
         let made = &mut self.made[call as usize];
         *made += 1;
         let entry = self.entries.iter().find(|entry| entry.call == call && entry.nth == *made)?;
-        self.met += 1;
+        self.met.push(*entry);
         Some(entry.fault)
     }
 }
@@ -215,6 +215,12 @@ pub fn install(plan: Plan) {
 /// Ends this thread's plan and gives it back with its counts. The clock keeps what it was moved by.
 pub fn remove() -> Option<Plan> {
     PLAN.take()
+}
+
+/// What this thread's plan has met so far, in order.
+#[cfg(test)]
+pub(crate) fn met_so_far() -> Vec<Entry> {
+    PLAN.with_borrow(|plan| plan.as_ref().map(|plan| plan.met.clone()).unwrap_or_default())
 }
 
 /// Moves this thread's clock forward: a loop on this thread finds that so much more time has passed.

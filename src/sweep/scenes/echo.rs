@@ -31,18 +31,15 @@ impl Handler<Ledger> for Echo {
     }
 }
 
-/// Each peer has got back the beginning of what it sent.
+/// Each peer has got back what it sent, or the beginning of it if it was harmed.
 pub fn echoed(stage: &Stage) -> Result<(), Trouble> {
     for (at, peer) in stage.peers.iter().enumerate() {
         let pattern = at as u8 + 1;
         if !peer.has_prefix_of(pattern) || peer.received.len() > peer.sent {
             return Err(wrong(format!("peer {at} has got what it did not send")));
         }
-        if stage.passing && peer.received.len() != peer.sent {
-            return Err(wrong(format!("peer {at} has got {} of {} bytes", peer.received.len(), peer.sent)));
-        }
     }
-    Ok(())
+    stage.all_but_the_harmed(|_, peer| peer.received.len() == peer.sent)
 }
 
 /// Two peers: small messages one by one, and a block that fills every buffer on its way before it is read.
@@ -114,10 +111,10 @@ pub fn unix(stage: &mut Stage) -> Result<(), Trouble> {
     if !peer.has_prefix_of(1) || told[1] > 0 {
         return Err(wrong("what came is not what was sent"));
     }
-    if stage.passing && (peer.received.len() != 600_064 || told[0] != 1) {
-        return Err(wrong(format!("{} bytes of echo, {} answers", peer.received.len(), told[0])));
+    if stage.unharmed() && told[0] != 1 {
+        return Err(wrong("no answer has come"));
     }
-    Ok(())
+    stage.all_but_the_harmed(|at, peer| at > 0 || peer.received.len() == 600_064)
 }
 
 fn unix_host(name: &str) -> Host {

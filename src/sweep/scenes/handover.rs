@@ -37,11 +37,11 @@ pub fn handover(stage: &mut Stage) -> Result<(), Trouble> {
     })?;
     if let Some(detached) = stage.net().detach(first) {
         stage.adopt(detached, Echo { in_pieces: true })?;
-    } else if stage.passing {
+    } else if stage.unharmed() {
         return Err(wrong("it cannot be given away"));
     }
     stage.until("peers have their echo", Stage::peers_ended)?;
-    if stage.passing && stage.reactor.app.counts[0] != 1 {
+    if stage.unharmed() && stage.reactor.app.counts[0] != 1 {
         return Err(wrong("nothing is told of the connection"));
     }
     echoed(stage)

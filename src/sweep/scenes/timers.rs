@@ -51,14 +51,13 @@ pub fn timers(stage: &mut Stage) -> Result<(), Trouble> {
             return Err(wrong("mail is refused"));
         }
     }
-    let passing = stage.passing;
     stage.until("every timer runs", |stage| {
         let [ticks, once, many, _] = stage.reactor.app.counts;
-        once == 1 && many >= 4 && (ticks == 1 || !passing)
+        once == 1 && many >= 4 && (ticks == 1 || !stage.unharmed())
     })?;
     stage.net().cancel(every);
     stage.until("the peer has its ticks", Stage::peers_ended)?;
-    if stage.passing && stage.peers[0].received != b"tick tick tick heard" {
+    if stage.unharmed() && stage.peers[0].received != b"tick tick tick heard" {
         return Err(wrong(String::from_utf8_lossy(&stage.peers[0].received)));
     }
     Ok(())
