@@ -6,7 +6,8 @@
 //!
 //! These sockets are registered level-triggered for input: a batch that came back full is reported again by the
 //! next wait, so nothing need be remembered. They ask for output only while some waits, because UDP reports
-//! room after every send.
+//! room after every send. One that cannot be read though something waits is not watched for a while, or every wait would
+//! return at once.
 
 use crate::handler::{Ctx, Payload};
 use crate::handlers::Newborn;
@@ -41,8 +42,10 @@ pub(crate) struct DatagramSocket {
     queue: VecDeque<Packet>,
     /// The kernel was full when last asked.
     waits: bool,
-    /// Interest in OUT is registered.
-    asks_out: bool,
+    /// Receiving failed, and would fail again: it rests until the retry.
+    rests: bool,
+    /// What epoll watches it for. Differs from what the two ask for after epoll_ctl(2) has failed.
+    watched: Interest,
     retry: Option<TimerId>,
     closed: bool,
     in_dirty: bool,
@@ -95,6 +98,14 @@ impl DatagramSocket {
     pub fn receive_budget(&self) -> usize {
         self.options.receive_budget.max(1) as usize
     }
+
+    fn interest(&self) -> Interest {
+        match (self.rests, self.waits) {
+            (true, _) => Interest::NOTHING,
+            (false, true) => Interest::DATAGRAM_WAITING,
+            (false, false) => Interest::DATAGRAM,
+        }
+    }
 }
 
 impl Sockets {
@@ -121,7 +132,8 @@ impl Sockets {
             options,
             queue: VecDeque::new(),
             waits: false,
-            asks_out: false,
+            rests: false,
+            watched: Interest::DATAGRAM,
             retry: None,
             closed: false,
             in_dirty: false,
@@ -173,6 +185,11 @@ impl Sockets {
                 Err(e) if classify_datagram(&e) == DatagramError::Full => return 0,
                 Err(e) => log::debug!("{token}: recvmmsg: {e}"),
             }
+        }
+        if let Some(socket) = self.datagram_mut(token) {
+            socket.rests = true;
+            self.retry_datagrams_later(token);
+            self.watch_datagrams(token);
         }
         0
     }
@@ -235,28 +252,46 @@ impl Sockets {
                 },
             }
         }
-        let interest = if socket.waits { Interest::DATAGRAM_WAITING } else { Interest::DATAGRAM };
-        if socket.waits != socket.asks_out {
-            match self.poller.modify(&socket.fd, interest, token) {
-                Ok(()) => socket.asks_out = socket.waits,
-                Err(e) => {
-                    log::error!("{token}: epoll_ctl: {e}");
-                    if socket.waits {
-                        // Nothing will tell when there is room.
-                        socket.waits = false;
-                        socket.retry = Some(self.timers.insert(self.now + RETRY_AFTER, Due::Retry(token)));
-                    }
-                }
-            }
-        }
+        self.watch_datagrams(token);
+        let Some(socket) = self.datagram_mut(token) else { return };
         if !socket.queue.is_empty() && !socket.waits && socket.retry.is_none() && !socket.in_dirty {
             socket.in_dirty = true;
             self.dirty_datagrams.push(token);
         }
     }
 
+    /// Has epoll watch a socket as its state asks for.
+    fn watch_datagrams(&mut self, token: Token) {
+        let Some(Source::Datagram(socket)) = self.table.get_mut(token).map(|source| &mut **source) else { return };
+        let interest = socket.interest();
+        if socket.watched == interest {
+            return;
+        }
+        match self.poller.modify(&socket.fd, interest, token) {
+            Ok(()) => socket.watched = interest,
+            Err(e) => {
+                log::error!("{token}: epoll_ctl: {e}");
+                if socket.waits || socket.watched == Interest::NOTHING {
+                    // Nothing will tell when there is room, or input.
+                    socket.waits = false;
+                    self.retry_datagrams_later(token);
+                }
+            }
+        }
+    }
+
+    fn retry_datagrams_later(&mut self, token: Token) {
+        let at = self.now + RETRY_AFTER;
+        let Some(Source::Datagram(socket)) = self.table.get_mut(token).map(|source| &mut **source) else { return };
+        if socket.retry.is_none() {
+            socket.retry = Some(self.timers.insert(at, Due::Retry(token)));
+        }
+    }
+
     pub fn retry_datagrams(&mut self, token: Token) {
-        if let Some(id) = self.datagram_mut(token).and_then(|socket| socket.retry.take()) {
+        let Some(socket) = self.datagram_mut(token) else { return };
+        socket.rests = false;
+        if let Some(id) = socket.retry.take() {
             self.timers.remove(id);
         }
         self.flush_datagrams(token);
