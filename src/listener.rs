@@ -306,9 +306,17 @@ impl Sockets {
         let Some(listener) = self.listener(token) else { return Accepted::Nobody };
         let refused = sys::socket::accept(&listener.fd);
         let somebody = refused.is_ok();
+        // Somebody else was quicker to take the descriptor, or memory is short as well: a peer waits still.
+        let in_vain = refused.as_ref().is_err_and(|e| {
+            use sys::errno::AcceptError::{Broken, Descriptors, Memory};
+            matches!(sys::errno::classify_accept(e), Descriptors | Memory | Broken)
+        });
         // Closed at once, unlike all others: it never had a token, and its number is needed for the spare.
         drop(refused);
         self.stats.refused += u64::from(somebody);
+        if in_vain {
+            self.relisten_later(token);
+        }
         if self.regain_spare(token) && somebody { Accepted::Skipped } else { Accepted::Nobody }
     }
 
