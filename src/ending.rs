@@ -127,8 +127,12 @@ impl Sockets {
                 }
             }
             Phase::Closing if conn.flags.has(Flags::STOPPED) => {
-                self.read_away(token);
-                self.end(token, CloseReason::Stopped);
+                if self.read_away(token) {
+                    self.end(token, CloseReason::Stopped);
+                } else {
+                    // Until the stop's deadline.
+                    self.retry_later(token);
+                }
             }
             Phase::Closing => self.begin_lingering(token),
             _ => {}
@@ -343,8 +347,11 @@ impl Sockets {
         let unfinished = conn.flags.has(Flags::FILTERED) && !conn.flags.has(Flags::SHUTDOWN);
         match conn.phase {
             Phase::Lingering => {
-                self.read_away(token);
-                self.finish_lingering(token);
+                if self.read_away(token) || cut {
+                    self.finish_lingering(token);
+                } else {
+                    self.retry_later(token);
+                }
             }
             Phase::Ended => {}
             Phase::Open if conn.flags.has(Flags::BROKEN) => self.close(token),
@@ -355,8 +362,13 @@ impl Sockets {
                 self.begin_close(token);
             }
             _ => {
-                self.read_away(token);
-                self.end(token, CloseReason::Stopped);
+                conn.flags.set(Flags::STOPPED);
+                if self.read_away(token) || cut {
+                    self.end(token, CloseReason::Stopped);
+                } else {
+                    self.begin_close(token);
+                    self.retry_later(token);
+                }
             }
         }
     }

@@ -358,20 +358,24 @@ impl Sockets {
     }
 
     /// Empties the kernel's receive buffer, within a bound: what is unread when a descriptor is closed makes the
-    /// kernel send an RST, and that may cost the peer the last reply.
-    pub fn read_away(&mut self, token: Token) {
+    /// kernel send an RST, and that may cost the peer the last reply. `false`: there was no memory for it, and it is to be
+    /// tried again.
+    pub fn read_away(&mut self, token: Token) -> bool {
         const READS: u32 = 16;
         let mut buffer = BytesMut::new();
         for _ in 0..READS {
-            let Some(conn) = connection_in(&mut self.table, token) else { return };
+            let Some(conn) = connection_in(&mut self.table, token) else { return true };
             if !conn.flags.has(Flags::READABLE) || conn.fd.is_none() {
-                return;
+                return true;
             }
             refill(&mut buffer);
-            if !matches!(conn.receive(&mut buffer, READ_BYTES, &mut self.stats, self.now), Received::Bytes) {
-                return;
+            match conn.receive(&mut buffer, READ_BYTES, &mut self.stats, self.now) {
+                Received::Bytes => {}
+                Received::Starved => return false,
+                Received::Nothing | Received::End | Received::Failed(_) => return true,
             }
         }
+        true
     }
 
     /// Input is of no use any more, decoded or not.
