@@ -37,6 +37,17 @@ const LATE: Duration = Duration::from_secs(3);
 /// Sites of one kind in one scene. A scene that has more is too long for this.
 const SITES_LIMIT: u32 = 2_000;
 
+/// So many calls in a row fail for want of the same thing. More than a loop may turn in vain, though a turn that spins may
+/// make two of them.
+const SHORTAGE_CALLS: u32 = 2 * stage::FRUITLESS_LIMIT + 4;
+
+/// The same of epoll_ctl(2): while it fails, a listener that is to pause is asked about once a turn, for which there is
+/// no remedy. Less than a loop may turn in vain.
+const SHORTAGE_CONTROLS: u32 = 26;
+
+/// A shortage begins with one of the first calls of its kind: from then on a scene is as it was.
+const SHORTAGE_BEGINS: u32 = 3;
+
 /// A piece of work, and the name it has in the table.
 struct Scene {
     name: &'static str,
@@ -192,6 +203,38 @@ fn storm(scene: &Scene) -> Tally {
     tally
 }
 
+/// Plays a scene while something is short: many calls in a row fail for want of it.
+fn drought(scene: &Scene) -> Tally {
+    fault::own_table();
+    let mut tally = Tally::default();
+    for call in Call::ALL.iter().copied() {
+        for fault in faults(call).into_iter().map(|(fault, _)| fault).filter(|fault| is_shortage(*fault)) {
+            for first in 1..=SHORTAGE_BEGINS {
+                let calls = if call == Call::EpollControl { SHORTAGE_CONTROLS } else { SHORTAGE_CALLS };
+                let plan = (first..first + calls).fold(scene.plan(), |plan, nth| plan.with(call, nth, fault));
+                let (plan, verdict) = play(scene, plan);
+                if let Err(what) = verdict {
+                    let name = name(fault);
+                    tally.failures.push(format!("{}: {call} #{first} and more {name}: {what}", scene.name));
+                }
+                if plan.made(call) < first {
+                    break;
+                }
+                let (sites, plays) = tally.calls.entry(call).or_default();
+                *sites += plan.met();
+                *plays += 1;
+            }
+        }
+    }
+    tally
+}
+
+/// Whether it says that something is used up: memory, descriptors, watches.
+fn is_shortage(fault: Fault) -> bool {
+    use libc::*;
+    matches!(fault, Fault::Fail(ENOBUFS | ENOMEM | ENOSPC | EMFILE | ENFILE))
+}
+
 fn name(fault: Fault) -> String {
     match fault {
         Fault::Fail(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
@@ -265,6 +308,11 @@ fn nothing_is_lost_whichever_call_fails() {
 #[test]
 fn nothing_is_lost_though_every_third_call_fails() {
     everywhere("faults met", storm);
+}
+
+#[test]
+fn nothing_is_lost_though_a_shortage_lasts_for_many_calls() {
+    everywhere("faults met", drought);
 }
 
 fn first_lines(failures: &[&String]) -> String {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const TURNS_LIMIT: u32 = 20_000;
 
 /// So many turns may have nothing to show for it although the loop did not sleep, before somebody moves.
-const FRUITLESS_LIMIT: u32 = 40;
+pub const FRUITLESS_LIMIT: u32 = 30;
 
 /// With nothing moving, this is waited for the real kernel, and then the clock is moved.
 const PATIENCE: Duration = Duration::from_millis(1);

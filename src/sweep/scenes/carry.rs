@@ -91,9 +91,10 @@ impl Handler<Ledger> for Forward {
 pub fn forward(stage: &mut Stage) -> Result<(), Trouble> {
     // Without the second there is nothing for the first.
     stage.sides = 2;
+    // The second may have to wait for as long as a shortage lasts.
     let options = ListenOptions::new().with(|o| {
-        o.stream.idle_timeout = Some(Duration::from_secs(5));
-        o.stream.stalled_timeout = Some(Duration::from_secs(5));
+        o.stream.idle_timeout = Some(Duration::from_secs(8));
+        o.stream.stalled_timeout = Some(Duration::from_secs(8));
     });
     let listener = stage.net().listen_with("127.0.0.1:0", options, |ctx, _| Some(Entered::new(ctx.app, Forward)))?;
     let address = stage.address(listener)?;
