@@ -45,6 +45,10 @@ const SHORTAGE_CALLS: u32 = 2 * stage::FRUITLESS_LIMIT + 4;
 /// no remedy. Less than a loop may turn in vain.
 const SHORTAGE_CONTROLS: u32 = 26;
 
+/// Who finds no descriptor for a peer finds none to keep in reserve either, for so many calls: by then a loop that spins has
+/// been seen to, and the other half of the shortage is one in which there is a reserve and it does not help.
+const SHORTAGE_SPARES: u32 = stage::FRUITLESS_LIMIT + 2;
+
 /// A shortage begins with one of the first calls of its kind: from then on a scene is as it was.
 const SHORTAGE_BEGINS: u32 = 3;
 
@@ -210,9 +214,7 @@ fn drought(scene: &Scene) -> Tally {
     for call in Call::ALL.iter().copied() {
         for fault in faults(call).into_iter().map(|(fault, _)| fault).filter(|fault| is_shortage(*fault)) {
             for first in 1..=SHORTAGE_BEGINS {
-                let calls = if call == Call::EpollControl { SHORTAGE_CONTROLS } else { SHORTAGE_CALLS };
-                let plan = (first..first + calls).fold(scene.plan(), |plan, nth| plan.with(call, nth, fault));
-                let (plan, verdict) = play(scene, plan);
+                let (plan, verdict) = play(scene, shortage(scene.plan(), call, first, fault));
                 if let Err(what) = verdict {
                     let name = name(fault);
                     tally.failures.push(format!("{}: {call} #{first} and more {name}: {what}", scene.name));
@@ -227,6 +229,16 @@ fn drought(scene: &Scene) -> Tally {
         }
     }
     tally
+}
+
+/// A plan in which something is short from the `first` call of a kind on.
+fn shortage(plan: Plan, call: Call, first: u32, fault: Fault) -> Plan {
+    let calls = if call == Call::EpollControl { SHORTAGE_CONTROLS } else { SHORTAGE_CALLS };
+    let plan = (first..first + calls).fold(plan, |plan, nth| plan.with(call, nth, fault));
+    let no_descriptor = call == Call::Accept && matches!(fault, Fault::Fail(libc::EMFILE | libc::ENFILE));
+    // The first is the reactor's own, without which there is none.
+    let spares = if no_descriptor { 2..2 + SHORTAGE_SPARES } else { 0..0 };
+    spares.fold(plan, |plan, nth| plan.with(Call::Spare, nth, fault))
 }
 
 /// Whether it says that something is used up: memory, descriptors, watches.

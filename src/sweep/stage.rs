@@ -365,7 +365,8 @@ impl Stage {
 /// that is accepted at last, with the descriptor that was kept in reserve.
 fn lasting_faults() -> usize {
     let mut met = fault::met_so_far();
-    met.retain(|entry| super::lasts(entry.call, entry.fault));
+    // Without the first spare there is no reactor. Without a later one a listener pauses, and nobody is harmed.
+    met.retain(|entry| super::lasts(entry.call, entry.fault) && (entry.call, entry.nth > 1) != (Call::Spare, true));
     let follows = |entry: &Entry| {
         entry.call == Call::Accept && met.iter().any(|before| before.call == entry.call && before.nth + 1 == entry.nth)
     };
