@@ -81,7 +81,10 @@ fn faults(call: Call) -> Vec<(Fault, Kind)> {
         Call::Socket => (&[], &[EMFILE, ENFILE, ENOBUFS, ENOMEM]),
         Call::Bind => (&[], &[EADDRINUSE, ENOMEM]),
         Call::Listen => (&[], &[EADDRINUSE, ENOMEM]),
-        Call::Connect => (&[EINTR], &[EAGAIN, ENOBUFS, ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH]),
+        Call::Connect => {
+            (&[EINTR], &[EAGAIN, ENOBUFS, ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL])
+        }
+        Call::PendingError => (&[], &[ECONNREFUSED, ETIMEDOUT, EHOSTUNREACH, ECONNRESET, EACCES]),
         Call::Accept => (
             &[EINTR, EAGAIN, ENOBUFS, ENOMEM, ECONNABORTED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH],
             // The peer is turned away.

@@ -74,8 +74,11 @@ calls! {
     SendBatch "sendmmsg",
     /// An option is set.
     SetOption "setsockopt",
-    /// An option, or the pending error, is asked for.
+    /// An option is asked for.
     GetOption "getsockopt",
+    /// The error that waits on a socket is taken: how a connection attempt ended. What is planned is the error that it
+    /// tells; only with EACCES, which is a security module's, the call fails itself.
+    PendingError "SO_ERROR",
     /// The flags of a descriptor are asked for or set.
     Fcntl "fcntl",
     /// An epoll instance is made.

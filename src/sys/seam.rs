@@ -164,8 +164,15 @@ pub fn set<T: Copy>(_fd: &Fd, _level: libc::c_int, _name: libc::c_int, _value: &
     failure(Call::SetOption)
 }
 
-pub fn get_int(_fd: &Fd, _name: libc::c_int) -> Option<io::Result<libc::c_int>> {
-    failure(Call::GetOption)
+pub fn get_int(_fd: &Fd, name: libc::c_int) -> Option<io::Result<libc::c_int>> {
+    if name != libc::SO_ERROR {
+        return failure(Call::GetOption);
+    }
+    match fault::ask(Call::PendingError) {
+        Some(Fault::Fail(libc::EACCES)) => Some(Err(io::Error::from_raw_os_error(libc::EACCES))),
+        Some(Fault::Fail(errno)) => Some(Ok(errno)),
+        _ => None,
+    }
 }
 
 pub fn tcp_info(_fd: &Fd) -> Option<io::Result<TcpInfo>> {
