@@ -2,12 +2,14 @@
 //! every system call.
 //!
 //! They are kept by what their handlers do: give back what comes (`echo.rs`), carry it to somebody else (`carry.rs`), or
-//! ask and count the answers (`ask.rs`). The others are about datagrams, timers, sockets from elsewhere and the stop.
+//! ask and count the answers (`ask.rs`). The others are about filters, datagrams, timers, sockets from elsewhere and the
+//! stop.
 
 mod ask;
 mod carry;
 mod datagrams;
 mod echo;
+mod filter;
 mod handover;
 mod stop;
 mod timers;
@@ -26,6 +28,14 @@ pub fn all() -> Vec<Scene> {
         scene("dial", ask::dial),
         scene("udp", datagrams::udp),
         Scene { name: "udp, full", play: datagrams::udp, given: &[(Call::SendBatch, 1, Fault::Fail(libc::EAGAIN))] },
+        Scene {
+            name: "udp, starved",
+            play: datagrams::udp,
+            given: &[
+                (Call::ReceiveBatch, 1, Fault::Fail(libc::ENOMEM)),
+                (Call::ReceiveBatch, 2, Fault::Fail(libc::ENOMEM)),
+            ],
+        },
         scene("timers", timers::timers),
         scene("offload", ask::offload),
         scene("unix", echo::unix),
@@ -36,6 +46,7 @@ pub fn all() -> Vec<Scene> {
         Scene { name: "shortage", play: echo::crowd, given: &[(Call::Accept, 2, Fault::Fail(libc::ENOMEM))] },
         Scene { name: "no fd", play: echo::crowd, given: &[(Call::Accept, 1, Fault::Fail(libc::EMFILE))] },
         scene("stop", stop::stop),
+        scene("filter", filter::filter),
     ]
 }
 
