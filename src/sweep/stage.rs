@@ -12,7 +12,7 @@ use crate::net::Net;
 use crate::reactor::Reactor;
 use crate::sockets::Source;
 use crate::sys::Address;
-use crate::sys::fault::{self, Call, Entry};
+use crate::sys::fault::{self, Call, Entry, Fault};
 use crate::token::Token;
 use bytes::BytesMut;
 use std::fmt;
@@ -74,6 +74,8 @@ pub fn wrong(what: impl Into<String>) -> Trouble {
 /// The state that all handlers share: what was called how often.
 #[derive(Default)]
 pub struct Ledger {
+    /// How often handlers heard `on_open`.
+    pub opens: u64,
     /// How often each handler heard `on_close`.
     pub closes: Vec<u32>,
     pub reasons: Vec<String>,
@@ -100,6 +102,7 @@ impl<H> Entered<H> {
 
 impl<H: Handler<Ledger>> Handler<Ledger> for Entered<H> {
     fn on_open(&mut self, ctx: &mut Ctx<'_, Ledger>) {
+        ctx.app.opens += 1;
         self.inner.on_open(ctx);
     }
     fn on_data(&mut self, ctx: &mut Ctx<'_, Ledger>, input: &mut BytesMut) {
@@ -319,6 +322,8 @@ impl Stage {
             s.closes == s.accepts + s.connects + app.adopted,
             "connections that came and that went differ in number",
         )?;
+        let came = s.accepts + app.adopted + u64::from(fault::made_so_far(Call::Connect));
+        promise(app.opens + failed_attempts() <= came, "a connection is open whose attempt has failed")?;
         promise(s.held == 0, "memory is counted that nobody holds")?;
         let sockets = &net.sockets;
         let lists = [sockets.ready.len(), sockets.dirty.len(), sockets.due.len(), sockets.ended.len()];
@@ -371,6 +376,14 @@ fn lasting_faults() -> usize {
         entry.call == Call::Accept && met.iter().any(|before| before.call == entry.call && before.nth + 1 == entry.nth)
     };
     met.iter().filter(|entry| !follows(entry)).count()
+}
+
+/// How many attempts to connect have failed by plan: at once, or as SO_ERROR told.
+fn failed_attempts() -> u64 {
+    let failed = |entry: &&Entry| {
+        matches!(entry.call, Call::Connect | Call::PendingError) && matches!(entry.fault, Fault::Fail(_))
+    };
+    fault::met_so_far().iter().filter(failed).count() as u64
 }
 
 /// The descriptors of this thread, but for the one that lists them.

@@ -226,6 +226,12 @@ pub(crate) fn met_so_far() -> Vec<Entry> {
     PLAN.with_borrow(|plan| plan.as_ref().map(|plan| plan.met.clone()).unwrap_or_default())
 }
 
+/// How many calls of this kind were made so far under this thread's plan.
+#[cfg(test)]
+pub(crate) fn made_so_far(call: Call) -> u32 {
+    PLAN.with_borrow(|plan| plan.as_ref().map_or(0, |plan| plan.made(call)))
+}
+
 /// Moves this thread's clock forward: a loop on this thread finds that so much more time has passed.
 pub fn advance(time: Duration) {
     #[cfg(any(test, feature = "sim"))]
