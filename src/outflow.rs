@@ -21,7 +21,6 @@
 
 use crate::connection::{Connection, Flags, Flushed, Phase};
 use crate::handler::{CloseReason, Flow};
-use crate::poller::Interest;
 use crate::sockets::{Sockets, connection_in};
 use crate::sys;
 use crate::token::Token;
@@ -481,20 +480,34 @@ impl Sockets {
             return;
         }
         conn.flags.set(Flags::ASKS_OUT);
-        self.set_interest(token, Interest::QUIET_OUT_WAITING);
+        if !self.follow_interest(token) {
+            // Nothing will tell: the queue is offered again after a while, and epoll asked anew.
+            if let Some(conn) = connection_in(&mut self.table, token) {
+                conn.flags.clear(Flags::ASKS_OUT);
+            }
+            self.retry_later(token);
+        }
     }
 
     fn ask_no_room(&mut self, token: Token) {
-        if connection_in(&mut self.table, token).is_some_and(|conn| conn.flags.take(Flags::ASKS_OUT)) {
-            self.set_interest(token, Interest::QUIET_OUT);
+        let Some(conn) = connection_in(&mut self.table, token) else { return };
+        if conn.flags.take(Flags::ASKS_OUT) && !self.follow_interest(token) {
+            // It goes on hearing of room that nobody waits for, until a queue has gone out once more.
+            if let Some(conn) = connection_in(&mut self.table, token) {
+                conn.flags.set(Flags::ASKS_OUT);
+            }
         }
     }
 
-    fn set_interest(&mut self, token: Token, interest: Interest) {
-        let Some(fd) = connection_in(&mut self.table, token).and_then(|conn| conn.fd.as_ref()) else { return };
-        if let Err(e) = self.poller.modify(fd, interest, token) {
-            self.end(token, CloseReason::Error(e));
+    /// Has epoll watch a connection for what it asks for now; whether it does.
+    fn follow_interest(&mut self, token: Token) -> bool {
+        let Some(conn) = connection_in(&mut self.table, token) else { return true };
+        let Some(fd) = &conn.fd else { return true };
+        let asked = self.poller.modify(fd, conn.interest(), token);
+        if let Err(e) = &asked {
+            log::debug!("{token}: epoll_ctl: {e}");
         }
+        asked.is_ok()
     }
 
     /// Marks have been moved: they hold for what is queued now.
