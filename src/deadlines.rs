@@ -239,11 +239,11 @@ mod tests {
     use bytes::Bytes;
     use std::net::TcpStream;
 
-    /// How often epoll_ctl is called in one turn.
+    /// How often epoll is asked again in one turn.
     fn asked(reactor: &mut Reactor<()>) -> usize {
         fault::install(Plan::new());
         reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
-        fault::remove().expect("the plan").made(Call::EpollControl) as usize
+        fault::remove().expect("the plan").made(Call::EpollModify) as usize
     }
 
     #[test]

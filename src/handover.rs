@@ -191,7 +191,7 @@ mod tests {
             let detached = reactor.net.detach(token).expect("it is open");
             assert!(!detached.unsent.is_empty());
             let nth = if fails { 1 } else { 99 };
-            fault::install(Plan::new().with(Call::EpollControl, nth, Fault::Fail(28)));
+            fault::install(Plan::new().with(Call::EpollAdd, nth, Fault::Fail(28)));
             let adopted = reactor.net.adopt(detached, |_: &mut crate::Ctx<'_, _>, _: &mut BytesMut| {});
             fault::remove();
             assert_eq!(adopted.is_err(), fails);

@@ -103,7 +103,10 @@ fn faults(call: Call) -> Vec<(Fault, Kind)> {
         Call::SetOption | Call::GetOption => (&[], &[ENOBUFS, ENOMEM]),
         Call::Fcntl => (&[], &[ENOMEM]),
         Call::EpollCreate | Call::Bell | Call::Spare => (&[], &[EMFILE, ENFILE, ENOMEM]),
-        Call::EpollControl => (&[], &[ENOMEM, ENOSPC]),
+        Call::EpollAdd => (&[], &[ENOMEM, ENOSPC]),
+        // What is watched already goes on being watched, as it was.
+        Call::EpollModify => (&[ENOMEM], &[]),
+        Call::EpollRemove => (&[], &[ENOMEM]),
         Call::EpollWait | Call::Ring => (&[EINTR], &[]),
         Call::Unlink | Call::Stat => (&[], &[EACCES]),
         Call::SetSignal => (&[], &[EINVAL]),
@@ -236,7 +239,7 @@ fn drought(scene: &Scene) -> Tally {
 
 /// A plan in which something is short from the `first` call of a kind on.
 fn shortage(plan: Plan, call: Call, first: u32, fault: Fault) -> Plan {
-    let calls = if call == Call::EpollControl { SHORTAGE_CONTROLS } else { SHORTAGE_CALLS };
+    let calls = if call == Call::EpollModify { SHORTAGE_CONTROLS } else { SHORTAGE_CALLS };
     let plan = (first..first + calls).fold(plan, |plan, nth| plan.with(call, nth, fault));
     let no_descriptor = call == Call::Accept && matches!(fault, Fault::Fail(libc::EMFILE | libc::ENFILE));
     // The first is the reactor's own, without which there is none.

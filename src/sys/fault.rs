@@ -83,8 +83,12 @@ calls! {
     Fcntl "fcntl",
     /// An epoll instance is made.
     EpollCreate "epoll_create1",
-    /// An interest is added, changed or removed.
-    EpollControl "epoll_ctl",
+    /// Epoll is to watch one more descriptor.
+    EpollAdd "EPOLL_CTL_ADD",
+    /// Epoll is to watch it for something else, or to tell again what is ready.
+    EpollModify "EPOLL_CTL_MOD",
+    /// Epoll is to forget a descriptor.
+    EpollRemove "EPOLL_CTL_DEL",
     /// The loop waits.
     EpollWait "epoll_wait",
     /// A bell is made.
@@ -158,17 +162,23 @@ pub(crate) struct Entry {
 }
 
 /// The faults of one run, and the counts of its calls.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     entries: Vec<Entry>,
     made: [u32; Call::ALL.len()],
     met: Vec<Entry>,
 }
 
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan::new()
+    }
+}
+
 impl Plan {
     /// Nothing fails; calls are counted.
     pub fn new() -> Plan {
-        Plan::default()
+        Plan { entries: Vec::new(), made: [0; Call::ALL.len()], met: Vec::new() }
     }
 
     /// Has the `nth` call of this kind, counted from one, meet `fault`, and not what was planned for it before.

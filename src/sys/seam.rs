@@ -208,7 +208,11 @@ pub fn epoll_create() -> Option<io::Result<Epoll>> {
 }
 
 pub fn epoll_control(epoll: &Fd, operation: libc::c_int, fd: &Fd, flags: u32, data: u64) -> Option<io::Result<()>> {
-    let failure = failure(Call::EpollControl);
+    let failure = failure(match operation {
+        libc::EPOLL_CTL_ADD => Call::EpollAdd,
+        libc::EPOLL_CTL_MOD => Call::EpollModify,
+        _ => Call::EpollRemove,
+    });
     if failure.is_none() {
         INTERESTS.with_borrow_mut(|interests| match operation {
             libc::EPOLL_CTL_DEL => interests.remove(&fd.raw()),
