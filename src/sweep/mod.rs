@@ -16,6 +16,8 @@
 //! harm one peer, to whom a prefix of what is his must arrive, and all others must be served as if nothing had
 //! happened. The idea is SQLite's: "How SQLite Is Tested", section 3.
 //!
+//! Two more sweeps let the same call fail again and again: every third of a kind, and many in a row.
+//!
 //! The kernel is the real one, the peers are sockets of the standard library on the same thread, and the clock is
 //! moved by hand. Each scene has a thread of its own with a table of descriptors of its own, so that counting
 //! them means something while other tests run.
