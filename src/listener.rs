@@ -10,7 +10,8 @@
 //! ```text
 //!   accept4 ─► EMFILE ─► close the spare ─► accept4 ─► close the peer ─► open the spare again
 //!                                              │                             │ fails: pause, try by timer
-//!                                              └─ EAGAIN: nobody was there (accept4 says EMFILE even then)
+//!                                              ├─ EAGAIN: nobody was there (accept4 says EMFILE even then)
+//!                                              └─ EMFILE: another thread was quicker; pause, try by timer
 //! ```
 //!
 //! The peer sees at once that it is not served, the connections that are open go on, and the processor idles.
