@@ -42,7 +42,13 @@ fn exchange(mut stream: TcpStream, data: Vec<u8>) -> Vec<u8> {
 
 #[test]
 fn each_has_a_help() {
-    for (name, option) in [("echo", "--max-connections"), ("relay", "--max-connections"), ("soak", "--minutes")] {
+    let options = [
+        ("echo", "--max-connections"),
+        ("relay", "--max-connections"),
+        ("frames", "--frame-timeout"),
+        ("soak", "--minutes"),
+    ];
+    for (name, option) in options {
         let output = output(name, &["--help"]);
         assert_eq!(output.status.code(), Some(0));
         let help = String::from_utf8(output.stdout).expect("text");
@@ -58,6 +64,8 @@ fn what_keeps_one_from_starting_is_said_in_a_line() {
     fails("echo", &["unix:/no/such/directory/socket"], "No such file");
     fails("relay", &["nonsense", "127.0.0.1:1"], "nonsense");
     fails("relay", &[&taken.to_string(), "127.0.0.1:1"], "in use");
+    fails("frames", &["nonsense"], "nonsense");
+    fails("frames", &[&taken.to_string()], "in use");
     fails("relay", &["127.0.0.1:0", "no upstream"], "relay: the upstream \"no upstream\"");
 }
 
@@ -70,6 +78,59 @@ fn echo_sends_back_what_it_gets_on_the_port_that_it_names() {
         assert!(exchange(peer(server.ip()), pattern(3_000_000, 1)) == pattern(3_000_000, 1));
     }
     assert_eq!(Server::start("echo", &[&name]).address, name);
+}
+
+#[test]
+fn frames_answers_each_frame_with_its_own_under_every_header() {
+    let payload = pattern(200, 4);
+    for (header, length) in [
+        ("u8", &[200][..]),
+        ("u16be", &[0, 200]),
+        ("u16le", &[200, 0]),
+        ("u24be", &[0, 0, 200]),
+        ("u24le", &[200, 0, 0]),
+        ("u32be", &[0, 0, 0, 200]),
+        ("u32le", &[200, 0, 0, 0]),
+        ("u64be", &[0, 0, 0, 0, 0, 0, 0, 200]),
+        ("u64le", &[200, 0, 0, 0, 0, 0, 0, 0]),
+    ] {
+        let server = Server::start("frames", &["127.0.0.1:0", "--header", header]);
+        let frames = [length, &payload].concat().repeat(1000);
+        assert!(exchange(peer(server.ip()), frames.clone()) == frames, "{header}");
+        // Only whole frames are answered: the length alone is not.
+        assert_eq!(exchange(peer(server.ip()), length.to_vec()), b"", "{header}");
+        server.logs("the stream ended inside a frame", 1);
+        server.ends_in_order();
+    }
+    let server = Server::start("frames", &["[::1]:0", "--max-frame", "5000000", "--max-connections", "1"]);
+    let large = [&5_000_000_u32.to_be_bytes()[..], &pattern(5_000_000, 5)].concat();
+    for _ in 0..2 {
+        assert!(exchange(peer(server.ip()), large.clone()) == large);
+    }
+    let name = format!("unix:@plimsoll-frames-{}", std::process::id());
+    assert_eq!(Server::start("frames", &[&name]).address, name);
+}
+
+#[test]
+fn frames_answers_what_came_before_a_bad_frame_and_says_what_was_wrong() {
+    let server = Server::start("frames", &["127.0.0.1:0", "--max-frame", "9"]);
+    let good = b"\0\0\0\x09the ninth\0\0\0\0";
+    let answered = exchange(peer(server.ip()), [good, &b"\0\0\0\x0athe tenth"[..]].concat());
+    assert_eq!(answered, good);
+    server.logs("a frame of 10 bytes is over the limit of 9", 1);
+}
+
+#[test]
+fn frames_lets_an_idle_peer_go_only_by_its_time_out() {
+    let server = Server::start("frames", &["127.0.0.1:0", "--idle-timeout", "2", "--frame-timeout", "1"]);
+    let mut idle = peer(server.ip());
+    idle.write_all(b"\0\0\0\x01x").expect("written");
+    idle.read_exact(&mut [0; 5]).expect("answered");
+    // Between frames no frame's time-out runs.
+    let start = Instant::now();
+    dropped(idle, Duration::from_secs(20));
+    assert!(start.elapsed() > Duration::from_millis(1900), "{:?}", start.elapsed());
+    server.logs("WARN", 0);
 }
 
 #[test]
@@ -97,9 +158,11 @@ fn each_ends_with_zero_on_a_signal_when_what_is_queued_has_gone_out() {
         let refused = TcpStream::connect(echo.ip()).expect_err("it is gone");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
 
-        let mut relay = Server::start("relay", &["127.0.0.1:0", "127.0.0.1:1"]);
-        relay.signal(signal);
-        assert_eq!(relay.wait(), Some(0));
+        for arguments in [&["relay", "127.0.0.1:0", "127.0.0.1:1"][..], &["frames", "127.0.0.1:0"]] {
+            let mut server = Server::start(arguments[0], &arguments[1..]);
+            server.signal(signal);
+            assert_eq!(server.wait(), Some(0));
+        }
     }
 }
 

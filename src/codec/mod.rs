@@ -28,7 +28,8 @@
 //!   protocol can find its feet again takes the bytes off itself, and goes on with the same codec.)
 //!
 //! What they do not do: they do not wait, nor bound the memory of a connection. The reactor's input limit does, and
-//! has to leave room for one frame with its header and trailer, or that frame never becomes whole.
+//! has to leave room for one frame with its header and trailer, or that frame never becomes whole. How a codec sits
+//! on a connection, with a time limit for a frame that was begun, is in `examples/frames.rs`.
 //!
 //! ```
 //! use bytes::BytesMut;

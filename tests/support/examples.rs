@@ -7,7 +7,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,10 +31,26 @@ fn prepared(mut command: Command) -> Command {
     command
 }
 
+/// Reads all along: a server whose log is a full pipe stands still.
+fn collect(stderr: ChildStderr) -> Arc<Mutex<String>> {
+    let log = Arc::new(Mutex::new(String::new()));
+    let writer = log.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut log = writer.lock().expect("nobody panics with it");
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    log
+}
+
 /// A server that is killed when the test is over, however it ends.
 pub struct Server {
     child: Child,
     pub address: String,
+    /// Its stderr so far: see [`Server::log`].
+    log: Arc<Mutex<String>>,
 }
 
 impl Server {
@@ -55,7 +72,22 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let address = line.strip_prefix("listening on ").and_then(|line| line.strip_suffix('\n'));
         let address = address.unwrap_or_else(|| panic!("{command:?} says {line:?}")).to_owned();
-        Server { child, address }
+        let log = collect(child.stderr.take().expect("a pipe"));
+        Server { child, address, log }
+    }
+
+    /// Waits until it has logged `what`, a given number of times.
+    #[track_caller]
+    pub fn logs(&self, what: &str, times: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let log = self.log.lock().expect("nobody panics with it").clone();
+            if log.matches(what).count() == times {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {times} times {what:?}: {log}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn ip(&self) -> SocketAddr {
@@ -107,14 +139,15 @@ impl Server {
         Duration::from_millis(10) * ticks.sum::<u32>()
     }
 
-    /// That an ordinary peer is served at once.
+    /// That an ordinary peer is served at once. What it says is a frame, and to an echo ten bytes.
     #[track_caller]
     pub fn serves(&self) {
+        let message = b"\0\0\0\x06polite";
         let mut polite = peer(self.ip());
-        polite.write_all(b"polite").expect("written");
-        let mut answer = [0; 6];
+        polite.write_all(message).expect("written");
+        let mut answer = [0; 10];
         polite.read_exact(&mut answer).expect("answered");
-        assert_eq!(&answer, b"polite");
+        assert_eq!(&answer, message);
     }
 
     /// Waits until it holds `descriptors` again: everybody else has gone.
