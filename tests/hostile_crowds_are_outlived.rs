@@ -190,8 +190,8 @@ fn a_server_at_its_descriptor_limit_refuses_serves_and_idles() {
         }
         let share = (server.busy() - busy).as_secs_f64() / start.elapsed().as_secs_f64();
         println!("{} inside, {turned_away} turned away, busy {:.1} % of the time", inside.len(), 100.0 * share);
-        // Most of a second there is nothing to do. A loop that spins is busy all of it.
-        assert!(share < 0.5, "busy {share:.2} of the time");
+        assert!(share < 0.05, "busy {share:.2} of the time");
+        server.idles();
         drop(inside);
         server.comes_back_to(descriptors);
         server.serves();
@@ -213,10 +213,7 @@ fn peers_over_the_limit_of_connections_wait_without_cost_and_have_their_turn() {
     }
     let mut waiting: Vec<_> = (0..100).map(|_| peer(echo.ip())).collect();
     waiting.iter_mut().for_each(|stream| stream.write_all(b"?").expect("written"));
-    let busy = echo.busy();
-    thread::sleep(Duration::from_secs(1));
-    let spent = echo.busy() - busy;
-    assert!(spent < Duration::from_millis(200), "those that wait keep it busy: {spent:?}");
+    echo.idles();
     drop(inside);
     for mut stream in waiting {
         stream.read_exact(&mut [0]).expect("its turn comes");

@@ -58,6 +58,11 @@ impl Server {
         Server::of(example(name).args(arguments))
     }
 
+    /// One that says in its log how each connection ends.
+    pub fn start_with_log(name: &str, arguments: &[&str]) -> Server {
+        Server::of(example(name).args(arguments).env("RUST_LOG", "info"))
+    }
+
     /// One that may have so many descriptors.
     pub fn start_with_descriptors(limit: usize, name: &str, arguments: &[&str]) -> Server {
         let mut command = Command::new("sh");
@@ -137,6 +142,16 @@ impl Server {
         let after_name = stat.rsplit(')').next().expect("fields");
         let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u32>().expect("a number"));
         Duration::from_millis(10) * ticks.sum::<u32>()
+    }
+
+    /// That it sleeps while nobody does anything. A loop that spins has a processor all the time, or what a busy
+    /// machine leaves it, which is more than the twentieth part.
+    #[track_caller]
+    pub fn idles(&self) {
+        let busy = self.busy();
+        thread::sleep(Duration::from_secs(1));
+        let spent = self.busy() - busy;
+        assert!(spent <= Duration::from_millis(50), "it is busy with nothing: {spent:?} of a second");
     }
 
     /// That an ordinary peer is served at once. What it says is a frame, and to an echo ten bytes.

@@ -259,6 +259,16 @@ pub fn narrow(change: impl FnOnce(&mut StreamOptions)) -> ListenOptions {
     ListenOptions::new().with(|o| o.stream = stream)
 }
 
+/// Writes `data` again and again until nothing more is taken for a while; how many bytes were.
+pub fn stuff(mut stream: &TcpStream, data: &[u8]) -> usize {
+    stream.set_write_timeout(Some(Duration::from_millis(100))).expect("a time-out");
+    let mut written = 0;
+    while let Ok(n) = stream.write(&data[written % data.len()..]) {
+        written += n;
+    }
+    written
+}
+
 /// Closes with an RST.
 pub fn reset(stream: TcpStream) {
     let now = libc::linger { l_onoff: 1, l_linger: 0 };
