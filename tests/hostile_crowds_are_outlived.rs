@@ -6,12 +6,17 @@
 
 mod support;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{slice, thread};
 use support::examples::Server;
 use support::{DEADLINE, pattern, peer, reset};
 
@@ -26,44 +31,114 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ten thousand, half of them with an RST, some with a byte first.
-fn storm(address: SocketAddr) {
+/// Lets this process, and the servers that it starts, have as many descriptors as it may; how many that is.
+fn all_descriptors() -> usize {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("up to the hard limit it may be raised");
+    usize::try_from(hard).unwrap_or(usize::MAX)
+}
+
+/// A connection that is on its way, for which nobody waits.
+fn begin(address: SocketAddrV4) -> TcpStream {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a descriptor");
+    match connect(fd.as_raw_fd(), &SockaddrIn::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => TcpStream::from(fd),
+        Err(e) => panic!("a connection cannot be begun: {e}"),
+    }
+}
+
+/// As soon as it has arrived it goes: one of two with an RST, one of three with a byte first.
+fn leave(mut stream: TcpStream, number: usize) {
+    let mut arrival = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    let patience = PollTimeout::try_from(DEADLINE).expect("some seconds");
+    assert_eq!(poll(&mut arrival, patience), Ok(1), "the backlog has room in the end");
+    assert!(stream.take_error().expect("a socket").is_none(), "a peer was turned away");
+    if number.is_multiple_of(3) {
+        stream.write_all(b"!").expect("the kernel has room for a byte");
+    }
+    if number.is_multiple_of(2) {
+        reset(stream);
+    }
+}
+
+/// So many that are all begun before the first of them leaves.
+fn burst(address: SocketAddr, peers: usize) {
     const THREADS: usize = 4;
-    const EACH: usize = 2_500;
-    let threads: Vec<_> = (0..THREADS)
-        .map(|_| {
-            thread::spawn(move || {
-                for number in 0..EACH {
-                    let mut stream = TcpStream::connect(address).expect("the backlog has room in the end");
-                    if number % 3 == 0 {
-                        // It may have been refused already.
-                        let _ = stream.write(b"!");
-                    }
-                    if number % 2 == 0 {
-                        reset(stream);
-                    }
-                }
-            })
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("its part of the storm"));
+    let SocketAddr::V4(address) = address else { panic!("not IPv4: {address}") };
+    let begun = Barrier::new(THREADS);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let begun = &begun;
+            scope.spawn(move || {
+                let numbers = || (thread..peers).step_by(THREADS);
+                let streams: Vec<_> = numbers().map(|_| begin(address)).collect();
+                begun.wait();
+                streams.into_iter().zip(numbers()).for_each(|(stream, number)| leave(stream, number));
+            });
+        }
+    });
+}
+
+/// Tells others that it is over when it goes, in a panic too: threads that nobody tells would be waited for.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A round trip after the other on one connection until told to end; how many there were, and the longest.
+fn round_trips(mut stream: TcpStream, over: &AtomicBool) -> (usize, Duration) {
+    let (mut trips, mut longest) = (0, Duration::ZERO);
+    while !over.load(Ordering::SeqCst) {
+        longest = longest.max(p99(slice::from_mut(&mut stream), 1));
+        trips += 1;
+    }
+    (trips, longest)
 }
 
 #[test]
-fn a_storm_of_ten_thousand_that_connect_and_close_leaves_nothing() {
+fn a_burst_of_ten_thousand_that_connect_and_close_leaves_nothing() {
+    const PEERS: usize = 10_000;
     let _alone = alone();
+    let allowed = all_descriptors();
     let echo = Server::start("echo", &["127.0.0.1:0"]);
     let relay = Server::start("relay", &["127.0.0.1:0", &echo.address]);
     let before = [&echo, &relay].map(|server| (server.descriptors(), server.memory()));
-    for server in [&echo, &relay] {
-        storm(server.ip());
-        server.serves();
+    // A peer costs the server one descriptor, or two in a relay; some are for others.
+    for (server, each) in [(&echo, 1), (&relay, 2)] {
+        let descriptors = server.descriptors();
+        let at_once = PEERS.min((allowed - 200) / each);
+        let start = Instant::now();
+        let mut left = PEERS;
+        while left > 0 {
+            let (inside, over) = (peer(server.ip()), AtomicBool::new(false));
+            thread::scope(|scope| {
+                let end = Over(&over);
+                let polite = scope.spawn(|| round_trips(inside, &over));
+                let storm = scope.spawn(|| burst(server.ip(), left.min(at_once)));
+                // Whoever comes during it waits for its turn, and has it.
+                while !storm.is_finished() {
+                    server.serves();
+                }
+                drop(end);
+                let (trips, longest) = polite.join().expect("who is inside is served");
+                println!("{trips} round trips beside {}, the longest {longest:?}", left.min(at_once));
+            });
+            left -= left.min(at_once);
+            server.serves();
+            server.comes_back_to(descriptors);
+        }
+        println!("{:?}", start.elapsed());
     }
     for (server, (descriptors, memory)) in [&echo, &relay].into_iter().zip(before) {
         server.comes_back_to(descriptors);
         let left = server.memory().saturating_sub(memory);
         assert!(left < SLACK_BYTES, "{left} bytes are left of a storm");
         server.serves();
+        server.idles();
     }
     relay.ends_in_order();
     echo.ends_in_order();
@@ -86,29 +161,32 @@ fn p99(polite: &mut [TcpStream], rounds: usize) -> Duration {
     trips[trips.len() * 99 / 100]
 }
 
-/// Sends as fast as it is taken, and reads as fast as it comes, until told to end; how many bytes came back.
-fn flood(address: SocketAddr, over: &Arc<AtomicBool>) -> thread::JoinHandle<usize> {
-    let over = over.clone();
-    let mut stream = peer(address);
-    let mut reader = stream.try_clone().expect("a second handle");
-    let read = thread::spawn(move || {
-        let mut buffer = vec![0; MIB];
-        let mut total = 0;
-        // The end may be an RST, since the writer does not wait for what it has sent.
-        while let Ok(n @ 1..) = reader.read(&mut buffer) {
-            total += n;
-        }
-        total
-    });
-    thread::spawn(move || {
+/// Sends as fast as it is taken, and reads as fast as it comes, until told to end; counts what has come back.
+fn flood(stream: TcpStream, over: &AtomicBool, back: &AtomicUsize) {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut buffer = vec![0; MIB];
+            // The end may be an RST, since the writer does not wait for what it has sent.
+            while let Ok(n @ 1..) = (&stream).read(&mut buffer) {
+                back.fetch_add(n, Ordering::SeqCst);
+            }
+        });
         let data = pattern(MIB, 4);
         while !over.load(Ordering::SeqCst) {
-            stream.write_all(&data).expect("taken in the end");
+            (&stream).write_all(&data).expect("taken in the end");
         }
-        reset(stream.try_clone().expect("another handle"));
-        let _ = stream.shutdown(std::net::Shutdown::Both);
-        read.join().expect("the flood is read")
-    })
+        stream.shutdown(Shutdown::Both).expect("it is open");
+    });
+    reset(stream);
+}
+
+/// Waits until so much of a flood has come back.
+fn rises(back: &AtomicUsize, bytes: usize) {
+    let deadline = Instant::now() + DEADLINE;
+    while back.load(Ordering::SeqCst) < bytes {
+        assert!(Instant::now() < deadline, "the flood is dammed");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -119,13 +197,19 @@ fn a_flood_from_one_lets_a_hundred_others_be_served() {
     for server in [&echo, &relay] {
         let mut polite: Vec<_> = (0..100).map(|_| peer(server.ip())).collect();
         let calm = p99(&mut polite, 10);
-        let over = Arc::new(AtomicBool::new(false));
-        let flood = flood(server.ip(), &over);
-        let flooded = p99(&mut polite, 10);
-        over.store(true, Ordering::SeqCst);
-        let bytes = flood.join().expect("the flood ends");
+        let (over, back) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (flooded, bytes) = thread::scope(|scope| {
+            let _end = Over(&over);
+            scope.spawn(|| flood(peer(server.ip()), &over, &back));
+            // It is in full spate before anybody measures, and goes on meanwhile.
+            rises(&back, 16 * MIB);
+            let before = back.load(Ordering::SeqCst);
+            let flooded = p99(&mut polite, 10);
+            let bytes = back.load(Ordering::SeqCst) - before;
+            (flooded, bytes)
+        });
         println!("p99 {calm:?}, beside a flood of {} MiB {flooded:?}", bytes / MIB);
-        assert!(bytes > MIB, "{bytes} bytes are no flood");
+        assert!(bytes > 10 * MIB, "{bytes} bytes beside a thousand messages are no flood");
         // A turn reads at most 256 KiB from the flood. The rest of it is for a machine that does other things too.
         let bound = 20 * calm + Duration::from_millis(200);
         assert!(flooded < bound, "beside a flood p99 is {flooded:?}, without {calm:?}");

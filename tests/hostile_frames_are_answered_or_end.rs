@@ -97,7 +97,7 @@ impl Attacked {
 
     /// It has complained of each stream that was none of frames, serves, holds nothing more, and ends in order.
     #[track_caller]
-    fn is_well(mut self) {
+    fn ends_well(mut self) {
         let frames = self.frames(&[b"polite", b"", b"peer"]);
         self.exchange(&frames, &[frames.len()]);
         self.server.logs("WARN", self.complaints);
@@ -142,7 +142,7 @@ fn lengths_that_are_too_long_negative_or_all_ones_end_one_connection() {
                 }
             }
         }
-        attacked.is_well();
+        attacked.ends_well();
     }
 }
 
@@ -158,7 +158,7 @@ fn noise_in_any_pieces_ends_one_connection() {
             let sizes: Vec<_> = (0..5).map(|_| 1 + chance.below(1000)).collect();
             attacked.exchange(&bytes, &sizes);
         }
-        attacked.is_well();
+        attacked.ends_well();
     }
 }
 
@@ -176,7 +176,7 @@ fn a_frame_that_is_cut_off_by_the_end_or_by_a_reset_is_not_answered() {
             assert!(answer == good, "{answer:02x?}");
             reset(stream);
         }
-        attacked.is_well();
+        attacked.ends_well();
     }
 }
 
@@ -212,7 +212,7 @@ fn empty_frames_by_the_thousand_are_answered_each() {
         attacked.exchange(&frames, &[frames.len()]);
         let grown = attacked.server.memory().saturating_sub(memory);
         assert!(grown < SLACK_BYTES, "{grown} bytes are left of it");
-        attacked.is_well();
+        attacked.ends_well();
     }
 }
 
@@ -228,7 +228,7 @@ fn a_flipped_bit_anywhere_is_seen_by_the_sum() {
         attacked.exchange(&bytes, &[bytes.len()]);
         assert_eq!(attacked.complaints, bit + 1, "bit {bit} was flipped unseen");
     }
-    attacked.is_well();
+    attacked.ends_well();
 }
 
 /// The header of a frame that nobody will finish, and some of its payload.
@@ -362,7 +362,7 @@ fn those_that_pipeline_and_never_read_cost_at_most_their_mark_and_lose_nothing()
     assert_eq!(server.descriptors(), descriptors + PEERS);
     for (number, (stream, written)) in stuffed.into_iter().enumerate() {
         assert!(written > MIB, "{written} bytes are less than the kernel holds");
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             catch_up(&stream, &request, written);
         } else {
             reset(stream);
