@@ -26,11 +26,7 @@ pub const TARGETS: [(&str, Target); 4] = [("codecs", codecs), ("queue", queue), 
 /// Any codec, any stream, in any pieces: the frames and the error are those of the stream in one piece, and none is
 /// over the limit.
 pub fn codecs(bytes: &[u8]) {
-    let mut choices = Choices(bytes);
-    let max_len = usize::from(choices.byte()) * 2;
-    let mut codec = any_codec(&mut choices, max_len);
-    let sizes: Vec<usize> = (0..4).map(|_| 1 + usize::from(choices.byte() % 64)).collect();
-    let stream = choices.0;
+    let Feed { max_len, mut codec, sizes, stream } = Feed::read(bytes);
     let whole = decode(codec.clone(), stream, &[stream.len().max(1)]);
     assert!(whole.0.iter().all(|frame| frame.len() <= max_len), "a frame over the limit");
     assert_eq!(decode(codec.clone(), stream, &[1]), whole);
@@ -111,6 +107,24 @@ impl Choices<'_> {
     }
 }
 
+/// A codec and what it is given.
+struct Feed<'a> {
+    max_len: usize,
+    codec: Codec,
+    sizes: Vec<usize>,
+    stream: &'a [u8],
+}
+
+impl Feed<'_> {
+    fn read(bytes: &[u8]) -> Feed<'_> {
+        let mut choices = Choices(bytes);
+        let max_len = usize::from(choices.byte()) * 2;
+        let codec = any_codec(&mut choices, max_len);
+        let sizes = (0..4).map(|_| 1 + usize::from(choices.byte() % 64)).collect();
+        Feed { max_len, codec, sizes, stream: choices.0 }
+    }
+}
+
 #[derive(Clone)]
 enum Codec {
     Prefixed(LengthPrefixed),
@@ -134,9 +148,21 @@ fn any_codec(choices: &mut Choices<'_>, max_len: usize) -> Codec {
             let codec = LengthPrefixed::new(max_len).width(WIDTHS[pick % WIDTHS.len()]);
             let codec = codec.adjustment(adjustment).length_offset(choices.byte() % 8);
             let codec = codec.length_includes_header(kind & 64 != 0);
+            let codec = match kind >> 3 & 3 {
+                0 | 1 => codec,
+                2 => codec.toy_checksum(),
+                _ => crc32c(codec),
+            };
             Codec::Prefixed(if kind & 128 != 0 { codec.little_endian() } else { codec })
         }
     }
+}
+
+/// With a CRC32C behind each frame, if the feature is on.
+fn crc32c(codec: LengthPrefixed) -> LengthPrefixed {
+    #[cfg(feature = "crc32c")]
+    let codec = codec.checksum();
+    codec
 }
 
 impl Codec {
@@ -198,6 +224,24 @@ mod tests {
                 run(&std::fs::read(file.expect("an entry").path()).expect("a file"));
             }
         }
+    }
+
+    /// Frames and damaged ones, with the toy sum and with the other: noise alone has no right sums.
+    #[test]
+    fn the_corpus_gets_past_the_sums_behind_frames() {
+        let directory = format!("{}/tests/fuzz/corpus/codecs", env!("CARGO_MANIFEST_DIR"));
+        let mut seen = [[0; 2]; 2];
+        for file in std::fs::read_dir(&directory).expect("a corpus") {
+            let bytes = std::fs::read(file.expect("an entry").path()).expect("a file");
+            let Feed { codec: Codec::Prefixed(codec), stream, .. } = Feed::read(&bytes) else { continue };
+            let summed = !codec.trailer(&[]).is_empty();
+            let sum = usize::from(bytes[1] >> 3 & 3 == 3);
+            let (frames, error) = decode(Codec::Prefixed(codec), stream, &[stream.len().max(1)]);
+            seen[sum][0] += usize::from(summed && frames.len() >= 2);
+            seen[sum][1] += usize::from(summed && matches!(error, Some(FrameError::Checksum { .. })));
+        }
+        let sums = if cfg!(feature = "crc32c") { 2 } else { 1 };
+        assert!(seen[..sums].as_flattened().iter().all(|times| *times >= 3), "{seen:?}");
     }
 
     proptest! {
