@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The built examples, unmodified, while the kernel fails under them: strace answers system calls in its place.
 #
-#   tests/inject.sh DIRECTORY                     the chosen cases; DIRECTORY has the examples `echo` and `relay`
+#   tests/inject.sh DIRECTORY                     the chosen cases; DIRECTORY has `echo`, `relay` and `frames`
 #   tests/inject.sh DIRECTORY random N [SEED]     N cases drawn by chance
 #
 # For each case a server is started with faults to come. A peer is served before they begin; then twelve peers come at
@@ -20,7 +20,11 @@
 # sweep of src/sweep tries them all. The read of an eventfd is not either, since nobody reads one; the write that rings it is.
 set -uo pipefail
 
-readonly BULK_BYTES=$((1 << 20)) LINES=5
+readonly LINES=5
+# In bulk everybody sends frames, which are bytes like others to a server that knows of none. `frames` has lengths of two
+# bytes here: all ones before a bulky frame, and two blanks before a line, since a shell has trouble with zeros.
+readonly BULK_FRAMES=16 BULK_FRAME_BYTES=65535 LINE_BYTES=$((0x2020))
+readonly BULK_BYTES=$((BULK_FRAMES * (2 + BULK_FRAME_BYTES)))
 # What a late peer sends before it reads: more than the kernel holds on the way, so that pieces queue in the server.
 readonly LATE_PARTS=16 LATE_S=1.5
 # Nothing here takes so long, but a machine may be slow. A peer that has to be stopped by it hangs.
@@ -34,67 +38,78 @@ readonly AT_ONCE=4
 # Server, what it is told, fault, the calls that meet it, their faults, how often. The counts are from the start of
 # the process: in `when=6..60+3` the sixth call is the first to fail, then every third up to the sixtieth.
 readonly CASES='
-echo  passing  recvfrom                 EINTR         8+2
-echo  passing  recvfrom                 ENOBUFS       8..60+9
-echo  passing  recvfrom                 ENOMEM        9..40+11
-echo  passing  sendto                   EINTR         6+2
-echo  passing  sendto                   EAGAIN        6..80+5
-echo  passing  sendto                   ENOBUFS       7..80+9
-echo  passing  sendto                   ENOMEM        8..80+13
-split passing  sendmsg,writev           EINTR         1+2
-split passing  sendmsg,writev           EAGAIN        1..40+2
-split passing  sendmsg,writev           ENOBUFS       1..40+3
-split passing  sendmsg,writev           ENOMEM        1..40+4
-echo  passing  epoll_wait,epoll_pwait2  EINTR         2+2
-echo  passing  accept4                  EINTR         2+2
-echo  passing  accept4                  EAGAIN        2..20+2
-echo  passing  accept4                  ECONNABORTED  2..30+2
-echo  passing  accept4                  EPERM         2..30+3
-echo  passing  accept4                  ENOBUFS       2..14+4
-echo  passing  accept4                  ENOMEM        3..14+4
-echo  refusing accept4                  EMFILE        2..14+3
-echo  refusing accept4                  ENFILE        3..9+1
-echo  refusing epoll_ctl                ENOSPC        5..12+2
-echo  refusing epoll_ctl                ENOMEM        6..9+1
-echo  passing  write                    EINTR         1
-relay passing  recvfrom                 EINTR         14+2
-relay passing  recvfrom                 ENOBUFS       15..80+9
-relay passing  sendto                   EINTR         11+2
-relay passing  sendto                   EAGAIN        11..80+5
-relay passing  sendto                   ENOBUFS       12..80+9
-relay passing  sendmsg,writev           EAGAIN        1..40+2
-relay passing  epoll_wait,epoll_pwait2  EINTR         2+2
-relay refusing setsockopt               ENOBUFS       5..12+2
-relay refusing socket                   EMFILE        4..9+2
-relay refusing socket                   ENOBUFS       5..9+2
-relay refusing connect                  ENOBUFS       3..9+2
-relay refusing connect                  ENETUNREACH   3..9+3
-relay refusing connect                  EADDRNOTAVAIL 4..9+3
-relay refusing connect                  EINTR         3..9+2
-relay refusing epoll_ctl                ENOSPC        7..16+3
-relay refusing accept4                  EMFILE        3..9+2
-echo  starting socket                   EMFILE        1
-echo  starting bind                     ENOMEM        1
-echo  starting listen                   EADDRINUSE    1
-echo  starting epoll_create1            EMFILE        1
-echo  starting eventfd2                 ENFILE        1
-echo  starting eventfd2                 EMFILE        2
-echo  starting epoll_ctl                ENOSPC        1
-echo  starting epoll_ctl                ENOMEM        2
-echo  starting epoll_ctl                ENOSPC        3
+echo   passing  recvfrom                 EINTR         8+2
+echo   passing  recvfrom                 ENOBUFS       8..60+9
+echo   passing  recvfrom                 ENOMEM        9..40+11
+echo   passing  sendto                   EINTR         6+2
+echo   passing  sendto                   EAGAIN        6..80+5
+echo   passing  sendto                   ENOBUFS       7..80+9
+echo   passing  sendto                   ENOMEM        8..80+13
+split  passing  sendmsg,writev           EINTR         1+2
+split  passing  sendmsg,writev           EAGAIN        1..40+2
+split  passing  sendmsg,writev           ENOBUFS       1..40+3
+split  passing  sendmsg,writev           ENOMEM        1..40+4
+echo   passing  epoll_wait,epoll_pwait2  EINTR         2+2
+echo   passing  accept4                  EINTR         2+2
+echo   passing  accept4                  EAGAIN        2..20+2
+echo   passing  accept4                  ECONNABORTED  2..30+2
+echo   passing  accept4                  EPERM         2..30+3
+echo   passing  accept4                  ENOBUFS       2..14+4
+echo   passing  accept4                  ENOMEM        3..14+4
+echo   refusing accept4                  EMFILE        2..14+3
+echo   refusing accept4                  ENFILE        3..9+1
+echo   refusing epoll_ctl                ENOSPC        5..12+2
+echo   refusing epoll_ctl                ENOMEM        6..9+1
+echo   passing  write                    EINTR         1
+frames passing  recvfrom                 EINTR         8+2
+frames passing  recvfrom                 ENOBUFS       8..60+9
+frames passing  sendto                   EAGAIN        6..40+5
+frames passing  sendmsg,writev           EAGAIN        1..40+2
+frames passing  sendmsg,writev           ENOBUFS       1..40+3
+frames refusing epoll_ctl                ENOMEM        6..9+1
+relay  passing  recvfrom                 EINTR         14+2
+relay  passing  recvfrom                 ENOBUFS       15..80+9
+relay  passing  sendto                   EINTR         11+2
+relay  passing  sendto                   EAGAIN        11..80+5
+relay  passing  sendto                   ENOBUFS       12..80+9
+relay  passing  sendmsg,writev           EAGAIN        1..40+2
+relay  passing  epoll_wait,epoll_pwait2  EINTR         2+2
+relay  refusing setsockopt               ENOBUFS       5..12+2
+relay  refusing socket                   EMFILE        4..9+2
+relay  refusing socket                   ENOBUFS       5..9+2
+relay  refusing connect                  ENOBUFS       3..9+2
+relay  refusing connect                  ENETUNREACH   3..9+3
+relay  refusing connect                  EADDRNOTAVAIL 4..9+3
+relay  refusing connect                  EINTR         3..9+2
+relay  refusing epoll_ctl                ENOSPC        7..16+3
+relay  refusing accept4                  EMFILE        3..9+2
+echo   starting socket                   EMFILE        1
+echo   starting bind                     ENOMEM        1
+echo   starting listen                   EADDRINUSE    1
+echo   starting epoll_create1            EMFILE        1
+echo   starting eventfd2                 ENFILE        1
+echo   starting eventfd2                 EMFILE        2
+echo   starting epoll_ctl                ENOSPC        1
+echo   starting epoll_ctl                ENOMEM        2
+echo   starting epoll_ctl                ENOSPC        3
 '
 
-# ── A peer, as a process of its own so that it can be given up: inject.sh --peer KIND PORT DATA ──────────────────
+# ── A peer, as a process of its own so that it can be given up: inject.sh --peer KIND PORT DATA SERVER ───────────
 # 0: served whole. 1: turned away, and nothing wrong came. 2: something wrong came.
 
 peer() {
-    local kind=$1 port=$2 data=$3 number answer
+    local kind=$1 port=$2 data=$3 format='%s' line number answer
+    [[ $4 == frames ]] && format="  %-$((LINE_BYTES - 1))s"
+    # Who is turned away while it writes is to say so.
+    trap '' PIPE
     { exec 3<>"/dev/tcp/127.0.0.1/$port"; } 2>/dev/null || return 1
     if [[ $kind == small ]]; then
         for ((number = 0; number < LINES; number++)); do
-            printf 'line %d of %d\n' "$number" $$ >&3 || return 1
-            read -r answer <&3 || return 1
-            [[ $answer == "line $number of $$" ]] || return 2
+            # shellcheck disable=SC2059
+            printf -v line "$format" "line $number of $$"
+            printf '%s\n' "$line" >&3 || return 1
+            IFS= read -r answer <&3 || return 1
+            [[ $answer == "$line" ]] || return 2
         done 2>/dev/null
         return 0
     fi
@@ -119,7 +134,7 @@ peer() {
 }
 
 serve_one() { # kind
-    timeout -k 1 "$PATIENCE_S" bash "$0" --peer "$1" "$port" "$data"
+    timeout -k 1 "$PATIENCE_S" bash "$0" --peer "$1" "$port" "$data" "$program"
 }
 
 # ── A case ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,15 +152,16 @@ kill_after() { # seconds
 
 # Starts a server under strace, which is its grandchild: `$!` is the server, and its end is the server's.
 start() { # server calls error when
-    local program=$1 further=()
-    [[ $program == split ]] && program=echo && further=(--split)
-    [[ $program == relay ]] && further=("127.0.0.1:$upstream_port")
+    local file=$1 further=()
+    [[ $1 == split ]] && file=echo && further=(--split)
+    [[ $1 == relay ]] && further=("127.0.0.1:$upstream_port")
+    [[ $1 == frames ]] && further=(--header u16be)
     local only=()
     # Those that ring a bell, and no other writes.
     [[ $2 == write ]] && only=(-P 'anon_inode:[eventfd]')
     : >"$here/said"
     strace -D -o "$here/trace" "${only[@]}" -e trace="$2" -e inject="$2:error=$3:when=$4" \
-        "$directory/$program" 127.0.0.1:0 "${further[@]}" >"$here/said" 2>"$here/complained" &
+        "$directory/$file" 127.0.0.1:0 "${further[@]}" >"$here/said" 2>"$here/complained" &
     server=$!
     kill_after "$CASE_S"
     guard=$!
@@ -221,7 +237,7 @@ end() { # expected exit code
 }
 
 run_case() { # server fault calls error when
-    local failed=0 served=0 before port server guard
+    local failed=0 served=0 before port server guard program=$1
     here=$(mktemp -d -p "$work")
     start "$1" "$3" "$4" "$5"
     if [[ $2 == starting ]]; then
@@ -245,7 +261,7 @@ run_case() { # server fault calls error when
     ((met > 0)) || wrong 'the fault was never met'
     # A fault costs at most the peer whom it met.
     [[ $2 == refusing ]] && ((12 - served > met)) && wrong "$((12 - served)) were turned away for $met faults"
-    printf '%-5s %-8s %-24s %-13s %-10s met %4d times, %2d of 12 served during it%s\n' \
+    printf '%-6s %-8s %-24s %-13s %-10s met %4d times, %2d of 12 served during it%s\n' \
         "$@" "$met" "$served" "$( ((failed == 0)) || printf '   FAILED')"
     return "$failed"
 }
@@ -278,19 +294,21 @@ run_cases() {
 
 # Faults that any number of calls may meet at any time, by the server and the kind of fault.
 readonly KINDS='
-echo  passing  recvfrom EINTR ENOBUFS ENOMEM
-echo  passing  sendto EINTR EAGAIN ENOBUFS ENOMEM
-split passing  sendmsg,writev EINTR EAGAIN ENOBUFS ENOMEM
-echo  passing  accept4 EINTR EAGAIN ECONNABORTED EPROTO EPERM ENOBUFS ENOMEM
-echo  passing  epoll_wait,epoll_pwait2 EINTR
-echo  refusing accept4 EMFILE ENFILE
-echo  refusing epoll_ctl ENOSPC ENOMEM
-relay passing  recvfrom EINTR ENOBUFS ENOMEM
-relay passing  sendto EINTR EAGAIN ENOBUFS ENOMEM
-relay refusing accept4 EMFILE ENFILE
-relay refusing socket EMFILE ENFILE ENOBUFS ENOMEM
-relay refusing connect EINTR ENOBUFS ENETUNREACH EHOSTUNREACH EADDRNOTAVAIL ETIMEDOUT ECONNREFUSED
-relay refusing epoll_ctl ENOSPC ENOMEM
+echo   passing  recvfrom EINTR ENOBUFS ENOMEM
+echo   passing  sendto EINTR EAGAIN ENOBUFS ENOMEM
+split  passing  sendmsg,writev EINTR EAGAIN ENOBUFS ENOMEM
+echo   passing  accept4 EINTR EAGAIN ECONNABORTED EPROTO EPERM ENOBUFS ENOMEM
+echo   passing  epoll_wait,epoll_pwait2 EINTR
+echo   refusing accept4 EMFILE ENFILE
+echo   refusing epoll_ctl ENOSPC ENOMEM
+frames passing  recvfrom EINTR ENOBUFS ENOMEM
+frames passing  sendmsg,writev EINTR EAGAIN ENOBUFS ENOMEM
+relay  passing  recvfrom EINTR ENOBUFS ENOMEM
+relay  passing  sendto EINTR EAGAIN ENOBUFS ENOMEM
+relay  refusing accept4 EMFILE ENFILE
+relay  refusing socket EMFILE ENFILE ENOBUFS ENOMEM
+relay  refusing connect EINTR ENOBUFS ENETUNREACH EHOSTUNREACH EADDRNOTAVAIL ETIMEDOUT ECONNREFUSED
+relay  refusing epoll_ctl ENOSPC ENOMEM
 '
 
 draw_cases() { # how many, seed
@@ -313,7 +331,7 @@ draw_cases() { # how many, seed
 }
 
 if [[ ${1-} == --peer ]]; then
-    peer "$2" "$3" "$4"
+    peer "$2" "$3" "$4" "$5"
     exit
 fi
 
@@ -325,7 +343,10 @@ fi
 directory=${1:?the directory of the built examples}
 work=$(mktemp -d)
 data=$work/data
-head -c "$BULK_BYTES" /dev/urandom >"$data"
+for ((frame = 0; frame < BULK_FRAMES; frame++)); do
+    printf '\xff\xff'
+    head -c "$BULK_FRAME_BYTES" /dev/urandom
+done >"$data"
 "$directory/echo" 127.0.0.1:0 >"$work/upstream" &
 upstream=$!
 trap 'kill "$upstream" 2>/dev/null; rm -rf "$work"' EXIT
