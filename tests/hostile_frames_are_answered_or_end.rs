@@ -258,12 +258,15 @@ fn frames_that_are_never_finished_end_in_time_beside_fifty_polite_peers() {
     let server = Server::start("frames", &["127.0.0.1:0", "--frame-timeout", "2"]);
     let (descriptors, memory) = (server.descriptors(), server.memory());
     let mut polite: Vec<_> = (0..50).map(|_| peer(server.ip())).collect();
-    let (address, unfinished) = (server.ip(), unfinished());
+    let address = server.ip();
+    let unfinished = unfinished();
+    let after_a_whole_one = [&b"\0\0\0\x01!"[..], &unfinished].concat();
     // One that says a single byte, one that stops behind the header, and those that never stop.
     let bytes = |number| match number {
         0 => &unfinished[..1],
         1 => &unfinished[..4],
-        _ => &unfinished[..],
+        2..10 => &unfinished[..],
+        _ => &after_a_whole_one[..],
     };
     thread::scope(|scope| {
         let lorises: Vec<_> = (0..LORISES).map(|number| scope.spawn(move || drip(address, bytes(number)))).collect();
@@ -334,17 +337,37 @@ fn catch_up(stream: &TcpStream, request: &[u8], written: usize) {
     });
 }
 
+/// Reads all answers and never finishes the last request; whether it had begun one.
+fn fall_silent(mut stream: &TcpStream, request: &[u8], written: usize) -> bool {
+    if written.is_multiple_of(request.len()) {
+        return false;
+    }
+    let end = stream.read_to_end(&mut Vec::new()).expect_err("it is reset");
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+    true
+}
+
 #[test]
 fn those_that_pipeline_and_never_read_cost_at_most_their_mark_and_lose_nothing() {
     const PEERS: usize = 16;
+    const RESET_UP_TO: usize = 8;
     let server = Server::start("frames", &["127.0.0.1:0", "--frame-timeout", "2", "--stalled-timeout", "0"]);
     let (descriptors, memory) = (server.descriptors(), server.memory());
     let request = [&1000_u32.to_be_bytes()[..], &pattern(1000, 1)].concat();
     let address = server.ip();
     let stuffed = || {
         let stream = peer(address);
-        let written = stuff(&stream, &request);
-        (stream, written)
+        let (mut written, mut rest) = (0, request.clone());
+        // A server that has not had the processor for a while takes more when it has: only over its mark it does not.
+        loop {
+            let more = stuff(&stream, &rest);
+            if more == 0 {
+                return (stream, written);
+            }
+            written += more;
+            rest.rotate_left(more % request.len());
+            thread::sleep(Duration::from_millis(500));
+        }
     };
     let stuffed: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..PEERS).map(|_| scope.spawn(stuffed)).collect();
@@ -360,16 +383,37 @@ fn those_that_pipeline_and_never_read_cost_at_most_their_mark_and_lose_nothing()
         server.idles();
     }
     assert_eq!(server.descriptors(), descriptors + PEERS);
+    let mut unfinished = 0;
     for (number, (stream, written)) in stuffed.into_iter().enumerate() {
         assert!(written > MIB, "{written} bytes are less than the kernel holds");
-        if number.is_multiple_of(2) {
-            catch_up(&stream, &request, written);
-        } else {
-            reset(stream);
+        match number {
+            0 => unfinished += usize::from(fall_silent(&stream, &request, written)),
+            1..RESET_UP_TO => reset(stream),
+            _ => catch_up(&stream, &request, written),
         }
     }
     server.comes_back_to(descriptors);
-    server.logs("WARN", 0);
+    server.logs("a frame was begun and not finished in time", unfinished);
+    server.logs("WARN", unfinished);
     server.serves();
+    server.ends_in_order();
+}
+
+#[test]
+fn a_frame_that_is_begun_behind_an_answer_nobody_reads_has_its_time_from_when_it_is_read() {
+    const LEN: usize = 16 * MIB;
+    let server = Server::start("frames", &["127.0.0.1:0", "--frame-timeout", "1", "--max-frame", &LEN.to_string()]);
+    let request = [&(LEN as u32).to_be_bytes()[..], &pattern(LEN, 1)].concat();
+    let mut stream = peer(server.ip());
+    // More than the kernel holds on the way back, and the beginning of a header.
+    stream.write_all(&[&request[..], &[0, 0]].concat()).expect("written");
+    server.idles();
+    server.idles();
+    let mut answer = vec![0; request.len()];
+    stream.read_exact(&mut answer).expect("it is not ended while it has to wait");
+    assert!(answer == request, "an answer is not its request");
+    let end = stream.read(&mut [0]).expect_err("it is reset");
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+    server.logs("a frame was begun and not finished in time", 1);
     server.ends_in_order();
 }
