@@ -431,7 +431,8 @@ impl Sockets {
             return;
         };
         let watched = conn.options.stalled_timeout.is_none() || conn.phase == Phase::Connecting;
-        let closing = conn.phase == Phase::Closing;
+        // The stop of the loop has a deadline of its own, for all.
+        let closing = conn.phase == Phase::Closing && !conn.flags.has(Flags::STOPPED);
         // One that is to be retried, or is in the making, does not wait for an edge.
         let retried = conn.extras.as_ref().is_some_and(|extras| extras.retry.is_some());
         let for_room = !conn.flags.has(Flags::WRITABLE) && conn.phase != Phase::Connecting && !retried;

@@ -14,6 +14,7 @@
 //! `SIM_SEED=17 SIM_WEATHER=stormy cargo test --lib sim::programs::one_seed -- --nocapture` runs one seed again and
 //! shrinks what it finds. `SIM_SEEDS=100000` lets the tests try more of them than they do by themselves.
 
+mod found;
 mod hand;
 mod oracle;
 mod peers;
