@@ -55,11 +55,6 @@ impl Sockets {
                     let reason = if conn.queued() > 0 { CloseReason::Unsent } else { CloseReason::Local };
                     self.end(token, reason);
                 }
-                // Output is lost already, and this reason says so.
-                Phase::Open if conn.flags.has(Flags::BROKEN) => {
-                    let e = conn.take_broken();
-                    self.end(token, CloseReason::Error(e));
-                }
                 Phase::Open => self.begin_close(token),
                 Phase::Closing | Phase::Lingering | Phase::Ended => {}
             },
@@ -93,6 +88,11 @@ impl Sockets {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         if conn.phase != Phase::Open {
             return;
+        }
+        // Output is lost already, the filter's farewell maybe, and this reason says so.
+        if conn.flags.has(Flags::BROKEN) {
+            let e = conn.take_broken();
+            return self.end(token, CloseReason::Error(e));
         }
         conn.phase = Phase::Closing;
         self.drop_unread(token);

@@ -3,12 +3,14 @@
 //! A seed means another program whenever an operation is added to those that are drawn. So what was found is kept here,
 //! in a calm world and in the order that it needs.
 
+use crate::filter::Filter;
 use crate::handler::{CloseReason, Ctx, Handler};
 use crate::options::{ListenOptions, ReactorOptions};
 use crate::reactor::Reactor;
 use crate::sim::{Peer, World};
 use crate::token::Token;
 use bytes::BytesMut;
+use std::io;
 use std::time::Duration;
 
 /// Remembers which connection is its, and what it is told of it.
@@ -38,6 +40,26 @@ impl Handler<App> for Told {
     }
 }
 
+/// Changes nothing, and says farewell.
+struct Polite;
+
+impl Filter for Polite {
+    fn decode(&mut self, wire: &mut BytesMut, plain: &mut BytesMut, _reply: &mut BytesMut) -> io::Result<()> {
+        plain.unsplit(wire.split());
+        Ok(())
+    }
+
+    fn encode(&mut self, plain: &[u8], wire: &mut BytesMut) -> io::Result<()> {
+        wire.extend_from_slice(plain);
+        Ok(())
+    }
+
+    fn finish(&mut self, wire: &mut BytesMut) -> io::Result<()> {
+        wire.extend_from_slice(b"bye");
+        Ok(())
+    }
+}
+
 fn connected(world: &World, options: ListenOptions) -> (Reactor<App>, Token, Peer) {
     let reactor_options = ReactorOptions::new().with(|o| o.stop_timeout = Duration::from_secs(5));
     let mut reactor = Reactor::with_options(App::default(), reactor_options).expect("a reactor");
@@ -49,6 +71,27 @@ fn connected(world: &World, options: ListenOptions) -> (Reactor<App>, Token, Pee
     }
     let token = reactor.app.token.expect("it is open");
     (reactor, token, peer)
+}
+
+#[test]
+fn a_farewell_that_cannot_be_sent_is_no_orderly_end() {
+    for stops in [false, true] {
+        let world = World::calm();
+        // The farewell is offered to the kernel as soon as it is said.
+        let options = ListenOptions::new().with(|o| o.stream.eager_flush = 1);
+        let (mut reactor, token, peer) = connected(&world, options);
+        assert!(reactor.net.filter(token, Polite));
+        // Nobody has told the loop of this yet.
+        peer.reset();
+        if stops {
+            reactor.net.stop()
+        } else {
+            reactor.net.close(token)
+        }
+        reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
+        let why = reactor.app.why.take().expect("it has ended");
+        assert!(!why.is_orderly(), "{why:?}, and the farewell is lost");
+    }
 }
 
 #[test]
