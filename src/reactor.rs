@@ -260,6 +260,8 @@ impl<A: 'static> Reactor<A> {
                 Some(Due::Closure(key)) => self.ring_alarm(expired.id, expired.deadline, key),
                 Some(Due::Keyed(token, key)) => {
                     self.net.disarm(token, key);
+                    // Mail and the alarms before this one may have given it another handler.
+                    self.adopt_newborn();
                     self.call(token, |handler, ctx| handler.on_timer(ctx, key));
                 }
                 Some(Due::Redial(dial)) => self.lp().attempt(dial),
@@ -470,11 +472,13 @@ impl<A: 'static> Reactor<A> {
         let handler = factory(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, peer);
         self.running = Token::NOBODY;
         let Some(handler) = handler else {
+            self.adopt_newborn();
             self.net.sockets.turn_away(token);
             return;
         };
         log::debug!("{token}: accepted from {peer}");
         self.handlers.insert(token, handler);
+        self.adopt_newborn();
         self.call(token, |handler, ctx| handler.on_open(ctx));
     }
 
@@ -495,6 +499,7 @@ impl<A: 'static> Reactor<A> {
                 let datagram = inbox.get(index).cut_to(max_bytes);
                 receiver(&mut Ctx { app: &mut self.app, net: &mut self.net, token }, datagram);
             }
+            self.adopt_newborn();
             budget -= received;
             if received < asked {
                 break;
@@ -509,6 +514,7 @@ impl<A: 'static> Reactor<A> {
             call(&mut self.lp());
             self.net.signals.put_back(signum, call);
         }
+        self.adopt_newborn();
     }
 
     // ── 6 settle ─────────────────────────────────────────────────────────────────────────────────────────────

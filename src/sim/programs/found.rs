@@ -106,3 +106,16 @@ fn a_stop_lets_connections_flush_for_as_long_as_it_says_whatever_a_close_would_h
     assert!(matches!(reactor.app.why, Some(CloseReason::Stopped)), "{:?}", reactor.app.why);
     assert_eq!(peer.received().len(), 1 << 20);
 }
+
+#[test]
+fn a_handler_that_mail_has_replaced_hears_no_timer_of_the_same_turn() {
+    let world = World::calm();
+    let (mut reactor, token, _peer) = connected(&world, ListenOptions::new());
+    reactor.net.tell::<Told>(token, |_, ctx| ctx.timer(1, Duration::from_secs(1)));
+    reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
+    let letter = reactor.net.mailbox().post(move |lp| lp.net.swap(token, Told("second")));
+    letter.expect("there is room");
+    world.pass(Duration::from_secs(2));
+    reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
+    assert_eq!(reactor.app.timers, ["second"]);
+}
