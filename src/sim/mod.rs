@@ -412,7 +412,7 @@ impl DatagramPeer {
     /// # Errors
     /// Too long; for Unix, no such receiver, or its buffer is full.
     pub fn send(self, to: &Address, data: &[u8]) -> io::Result<()> {
-        here(|kernel| kernel.send_datagram(self.id, to, data)).map_err(io::Error::from_raw_os_error)
+        here(|kernel| kernel.post_datagram(self.id, to, data)).map_err(io::Error::from_raw_os_error)
     }
 
     /// The datagram that has waited longest, and who sent it.

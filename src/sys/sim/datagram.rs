@@ -1,9 +1,10 @@
 //! Datagram sockets: a queue of whole messages, bounded in bytes; what does not fit is lost without a word.
 //!
 //! Sending to a receiver that is not there is no error for a UDP socket that is not connected; to a Unix one it
-//! is. UDP reports room after every send, because the message has left the buffer by then.
+//! is. UDP reports room after every send, because the message has left the buffer by then; now and then the weather
+//! finds the buffer full, and room is reported when the messages in it have left.
 
-use super::kernel::{Errno, Id, Kernel, Protocol, What};
+use super::kernel::{Errno, Event, Id, Kernel, Protocol, What};
 use crate::sys::Address;
 use crate::sys::epoll::{IN, OUT};
 use std::collections::VecDeque;
@@ -30,6 +31,8 @@ pub struct Datagram {
     pub rx: VecDeque<Message>,
     pub rx_bytes: usize,
     pub rx_limit: usize,
+    /// A sender has met a full buffer: room is told by an edge.
+    pub no_space: bool,
 }
 
 impl Datagram {
@@ -43,11 +46,14 @@ impl Datagram {
             rx: VecDeque::new(),
             rx_bytes: 0,
             rx_limit,
+            no_space: false,
         }
     }
 
     pub fn poll(&self) -> u32 {
-        if self.rx.is_empty() { OUT } else { IN | OUT }
+        let input = if self.rx.is_empty() { 0 } else { IN };
+        let room = if self.no_space { 0 } else { OUT };
+        input | room
     }
 }
 
@@ -85,11 +91,44 @@ impl Kernel {
         self.free(id);
     }
 
+    /// Sends one message of the program's, if the weather has room and memory for it.
+    ///
+    /// # Errors
+    /// EAGAIN and ENOBUFS, and those of [`post_datagram`](Kernel::post_datagram).
+    pub fn send_datagram(&mut self, id: Id, to: &Address, data: &[u8]) -> Result<(), Errno> {
+        let datagram = self.datagram_mut(id).ok_or(libc::ENOTSOCK)?;
+        // On a Unix socket only the receiver is ever full.
+        let bounded = !datagram.unix;
+        if datagram.no_space {
+            return Err(libc::EAGAIN);
+        }
+        if bounded && self.chance.once_in(self.weather.short_writes) {
+            if let Some(datagram) = self.datagram_mut(id) {
+                datagram.no_space = true;
+            }
+            let later = self.now + self.latency().max(1);
+            self.at(later, Event::Room(id));
+            return Err(libc::EAGAIN);
+        }
+        if bounded && self.chance.once_in(self.weather.shortages) {
+            return Err(libc::ENOBUFS);
+        }
+        self.post_datagram(id, to, data)
+    }
+
+    /// The messages that filled the buffer have left it.
+    pub fn find_room_for_datagrams(&mut self, id: Id) {
+        if let Some(datagram) = self.datagram_mut(id) {
+            datagram.no_space = false;
+            self.wake(id, OUT);
+        }
+    }
+
     /// Sends one message.
     ///
     /// # Errors
     /// EMSGSIZE, EDESTADDRREQ, and for Unix ECONNREFUSED and EAGAIN.
-    pub fn send_datagram(&mut self, id: Id, to: &Address, data: &[u8]) -> Result<(), Errno> {
+    pub fn post_datagram(&mut self, id: Id, to: &Address, data: &[u8]) -> Result<(), Errno> {
         let datagram = self.datagram_mut(id).ok_or(libc::ENOTSOCK)?;
         let unix = datagram.unix;
         let to = match to {

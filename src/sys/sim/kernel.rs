@@ -232,7 +232,10 @@ impl Kernel {
             Event::Delivery(id) => self.deliver(id),
             Event::Syn(id, attempt) => self.syn(id, attempt),
             Event::Reset(id) => self.hear_reset(id),
-            Event::Room(id) => self.find_room(id),
+            Event::Room(id) => {
+                self.find_room(id);
+                self.find_room_for_datagrams(id);
+            }
             Event::GiveUp(id) => self.give_up(id),
             Event::Attend(id) => self.attend(id),
         }
