@@ -1,7 +1,8 @@
 //! The peers of a random program: what they do, and what they remember of it.
 
-use super::Act;
+use super::acts::Act;
 use super::oracle::{Direction, pattern};
+use super::probe;
 use crate::sim::{Harbor, Peer};
 use crate::sys::Address;
 
@@ -16,6 +17,8 @@ pub struct Party {
     /// What it had read when it went.
     last_read: Option<Vec<u8>>,
     urgent_sent: bool,
+    /// How often it has sent anything.
+    pub writes: u32,
     /// It has closed, reset the connection or vanished: what is under way to it may be lost.
     pub gone: bool,
     pub vanished: bool,
@@ -24,6 +27,8 @@ pub struct Party {
     /// It has read everything as it came, from the beginning.
     pub always_read: bool,
     pub fin: bool,
+    /// Bytes that its end and the program's can have under way to it: few take long.
+    window: usize,
 }
 
 impl Party {
@@ -34,12 +39,14 @@ impl Party {
             sent: 0,
             last_read: None,
             urgent_sent: false,
+            writes: 0,
             gone: false,
             vanished: false,
             reset: false,
             unix: false,
             always_read: reads,
             fin: false,
+            window: 0,
         }
     }
 
@@ -49,6 +56,23 @@ impl Party {
             self.peer = self.harbor.and_then(Harbor::accept);
         }
         self.peer
+    }
+
+    /// It is this one, and there already.
+    pub fn attach(&mut self, peer: Peer) {
+        self.peer = Some(peer);
+    }
+
+    /// What it has sent and the program's kernel does not have yet.
+    pub fn under_way(&mut self) -> usize {
+        self.window = self.window.max(self.peer().map_or(0, probe::window));
+        self.peer().map_or(0, probe::under_way)
+    }
+
+    /// A peer that reads everything as it comes has so many bytes within a second, however bad the weather.
+    pub fn surely_reads(&self) -> u64 {
+        // Segments have 1,500 bytes on average, and are a fifth of a millisecond under way at most, as is the answer.
+        1_000 * self.window.min(1_500) as u64 / 4
     }
 
     pub fn received(&mut self) -> Vec<u8> {
@@ -121,10 +145,12 @@ impl Peers {
                 let len = usize::from(len);
                 peer.send(pattern(stream, Direction::In, party.sent, len));
                 party.sent += len as u64;
+                party.writes += 1;
             }
             // A second one would make the first a byte like any other.
             Act::Urgent(_) if !party.fin && !party.urgent_sent => {
                 party.urgent_sent = true;
+                party.writes += 1;
                 peer.send_urgent(b"!");
             }
             Act::Read(_, len) => drop(peer.read(usize::from(len))),

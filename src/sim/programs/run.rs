@@ -1,11 +1,15 @@
 //! Running a random program: the world, the reactor, and the loop that is turned until it stops or goes wrong.
 
-use super::hand::{App, Hand, act, draw_options, recognize};
+use super::acts::{Act, Op, Program, Sky, Via};
+use super::app::{App, draw_options, draw_reactor_options};
+use super::deeds::{act, welcome};
+use super::hand::Hand;
+use super::messages::Messages;
 use super::peers::Peers;
-use super::verdict;
-use super::{Act, Op, Program, Via};
+use super::post::{Post, offload};
+use super::{dials, messages, verdict};
 use crate::handler::Loop;
-use crate::options::{ListenOptions, ReactorOptions};
+use crate::options::{AtLimit, ListenOptions};
 use crate::reactor::Reactor;
 use crate::sim::{Weather, World};
 use crate::sys::Address;
@@ -18,8 +22,10 @@ use std::time::Duration;
 
 /// When the program stops doing things, reads all that is left and waits for what is still under way.
 const QUIET_AT: Duration = Duration::from_secs(20);
+/// When those whom a full listener has let wait get room, again and again until all is at rest.
+const ROOM_EVERY: Duration = Duration::from_secs(6);
 /// When all must have come to rest: longer after that than any time-out.
-const REST_AT: Duration = Duration::from_secs(60);
+const REST_AT: Duration = Duration::from_secs(90);
 /// More turns than any program needs.
 const TURNS_MAX: u64 = 300_000;
 /// Turns in a row in which nothing happened and no time passed: the loop spins.
@@ -36,8 +42,13 @@ pub struct Ran {
 
 /// Runs a program; the error says which promise was broken.
 pub fn run(program: &Program) -> Result<Ran, String> {
+    run_as(program, false)
+}
+
+/// Runs a program whose handlers are careful, or are not: see [`App::careless`].
+pub fn run_as(program: &Program, careless: bool) -> Result<Ran, String> {
     let hook = QuietPanics::begin();
-    let ran = catch_unwind(AssertUnwindSafe(|| run_in_world(program)));
+    let ran = catch_unwind(AssertUnwindSafe(|| run_in_world(program, careless)));
     drop(hook);
     ran.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -46,37 +57,26 @@ pub fn run(program: &Program) -> Result<Ran, String> {
     })
 }
 
-fn run_in_world(program: &Program) -> Result<Ran, String> {
+fn run_in_world(program: &Program, careless: bool) -> Result<Ran, String> {
     // Begun in fair weather: a reactor that cannot be made is not what is looked for.
     let world =
         World::with_weather(program.seed ^ program.luck << 48, Weather { shortages: 0, ..program.sky.weather() });
     world.silence(&"10.0.2.1:80".parse().expect("an address"));
     let peers: Rc<RefCell<Peers>> = Rc::default();
-    let app = App {
-        chance: Chance::new(program.seed),
-        streams: Vec::new(),
-        lives: Vec::new(),
-        by_address: HashMap::new(),
-        peers: Rc::clone(&peers),
-        quiet: false,
-        stopped: 0,
-        at: Address::Unnamed,
-        unix: false,
-        wrong: Vec::new(),
-    };
-    let options = ReactorOptions::default().with(|o| o.closure_budget = 8);
+    let app = begin(program, Rc::clone(&peers), careless);
+    let options = app.options.clone();
     let mut reactor = Reactor::with_options(app, options).map_err(|e| format!("no reactor: {e}"))?;
-    let unix = reactor.app.chance.below(4) == 0;
-    let at: Address = if unix { "unix:@program" } else { "10.0.0.1:7" }.parse().expect("an address");
-    (reactor.app.at, reactor.app.unix) = (at.clone(), unix);
-    listen(&mut reactor, &at)?;
+    listen(&mut reactor)?;
+    messages::open(&mut reactor.app, &mut reactor.net, &world)?;
     world.set_weather(program.sky.weather());
-    schedule(&world, &mut reactor, program, &at);
+    schedule(&world, &mut reactor, program);
     turn_until_stopped(&world, &mut reactor)?;
     // The peers do what they still had to do, and then what is under way to them arrives, be it byte by byte.
     world.pass(Duration::from_millis(50));
     peers.borrow_mut().read_on();
     world.pass(Duration::from_secs(60));
+    // Returns at once, and leaves the loop as it was before the stop.
+    reactor.run().map_err(|e| format!("it does not return: {e}"))?;
     verdict::at_the_end(&mut reactor)?;
     if world.open_descriptors() != OWN_DESCRIPTORS {
         return Err(format!("{} descriptors are open after the stop", world.open_descriptors()));
@@ -89,68 +89,120 @@ fn run_in_world(program: &Program) -> Result<Ran, String> {
     }
 }
 
-fn listen(reactor: &mut Reactor<App>, at: &Address) -> Result<(), String> {
-    let options = ListenOptions::default().with(|o| o.stream = draw_options(&mut reactor.app.chance));
-    let listening = reactor.net.listen_with(at, options, |ctx, peer| {
-        let stream = recognize(ctx.app, ctx.net, peer)?;
-        let token = ctx.token;
-        ctx.app.stream_at(stream).token = Some(token);
-        if ctx.app.stream_at(stream).own {
-            ctx.net.options(token, |o| o.read_while_high = true);
-        }
-        Some(ctx.app.hand(stream))
+fn begin(program: &Program, peers: Rc<RefCell<Peers>>, careless: bool) -> App {
+    let mut chance = Chance::new(program.seed);
+    let unix = chance.below(4) == 0;
+    let options = draw_reactor_options(&mut chance);
+    let listening = ListenOptions::default().with(|o| {
+        o.stream = draw_options(&mut chance);
+        o.max_connections = (chance.below(8) == 0).then(|| 1 + chance.below(3) as usize);
+        o.at_limit = if chance.below(3) == 0 { AtLimit::Refuse } else { AtLimit::Pause };
+        o.accept_budget = 1 + chance.below(8) as u32;
     });
+    App {
+        streams: Vec::new(),
+        lives: Vec::new(),
+        by_address: HashMap::new(),
+        peers,
+        dials: Vec::new(),
+        messages: Messages::default(),
+        post: Rc::new(RefCell::new(Post::new(options.mail_limit))),
+        quiet: false,
+        stopped: 0,
+        stopped_at: 0,
+        at: if unix { "unix:@program" } else { "10.0.0.1:7" }.parse().expect("an address"),
+        listening,
+        options,
+        unix,
+        stormy: program.sky == Sky::Stormy,
+        inside: 0,
+        turned_away: 0,
+        careless,
+        wrong: Vec::new(),
+        chance,
+    }
+}
+
+fn listen(reactor: &mut Reactor<App>) -> Result<(), String> {
+    let (at, options) = (reactor.app.at.clone(), reactor.app.listening.clone());
+    let listening = reactor.net.listen_with(&at, options, |ctx, peer| welcome(ctx.app, ctx.net, ctx.token, peer));
     listening.map(drop).map_err(|e| format!("it does not listen: {e}"))
 }
 
-fn schedule(world: &World, reactor: &mut Reactor<App>, program: &Program, at: &Address) {
-    let mailbox = reactor.net.mailbox();
-    for &Op { at: micros, via, act: what } in &program.ops {
-        let time = Duration::from_micros(micros.into());
-        match what {
-            Act::Arrive => {
-                let at = at.clone();
-                reactor.net.after(time, move |lp| arrive(lp.app, &at));
-            }
-            Act::Write(..)
-            | Act::Urgent(_)
-            | Act::Read(..)
-            | Act::Takes(_)
-            | Act::StopsReading(_)
-            | Act::Fin(_)
-            | Act::Leave(_)
-            | Act::Reset(_)
-            | Act::Vanish(_) => {
-                let peers = Rc::clone(&reactor.app.peers);
-                world.after(time, move |_| peers.borrow_mut().act(what));
-            }
-            _ if via == Via::Mail => {
-                let mailbox = mailbox.clone();
-                world.after(time, move |_| {
-                    // Refused when the loop is gone.
-                    let _ = mailbox.post(move |lp| act(lp.app, lp.net, what, false));
-                });
-            }
-            _ => {
-                reactor.net.after(time, move |lp| by_another_way(lp, via, what));
-            }
-        }
+fn schedule(world: &World, reactor: &mut Reactor<App>, program: &Program) {
+    for op in &program.ops {
+        schedule_op(world, reactor, *op);
     }
-    let peers = Rc::clone(&reactor.app.peers);
-    reactor.net.after(QUIET_AT, move |lp| {
-        peers.borrow_mut().read_on();
-        for token in lp.net.tokens() {
-            lp.net.want(token, 0);
-            lp.net.pause_reading(token);
-            lp.net.resume_reading(token);
-        }
-        lp.app.quiet = true;
-    });
+    reactor.net.after(QUIET_AT, fall_quiet);
     reactor.net.after(REST_AT, |lp| {
         verdict::at_rest(lp.app, lp.net);
-        lp.app.stopped += 1;
-        lp.net.stop();
+        lp.app.stop(lp.net);
     });
+}
+
+fn schedule_op(world: &World, reactor: &mut Reactor<App>, Op { at: micros, via, act: what }: Op) {
+    let time = Duration::from_micros(micros.into());
+    match what {
+        Act::Arrive => {
+            let at = reactor.app.at.clone();
+            reactor.net.after(time, move |lp| arrive(lp.app, &at));
+        }
+        Act::DatagramIn(which, size) => {
+            let send = reactor.app.messages.peer_sends(which, size);
+            world.after(time, move |_| send());
+        }
+        Act::Write(..)
+        | Act::Urgent(_)
+        | Act::Read(..)
+        | Act::Takes(_)
+        | Act::StopsReading(_)
+        | Act::Fin(_)
+        | Act::Leave(_)
+        | Act::Reset(_)
+        | Act::Vanish(_) => {
+            let peers = Rc::clone(&reactor.app.peers);
+            world.after(time, move |_| peers.borrow_mut().act(what));
+        }
+        _ if via == Via::Mail => {
+            let (mailbox, post) = (reactor.net.mailbox(), Rc::clone(&reactor.app.post));
+            world.after(time, move |_| {
+                let number = post.borrow().next();
+                let posted = mailbox.post(move |lp| {
+                    lp.app.post.borrow_mut().read(number);
+                    act(lp.app, lp.net, what, None);
+                });
+                // Refused also when the loop is gone.
+                if !matches!(posted, Err(crate::closures::PostError::Gone(_))) {
+                    post.borrow_mut().posted(posted.is_ok());
+                }
+            });
+        }
+        _ => {
+            reactor.net.after(time, move |lp| by_another_way(lp, via, what));
+        }
+    }
+}
+
+/// Nothing new is begun, and everybody reads.
+fn fall_quiet(lp: &mut Loop<'_, App>) {
+    lp.app.peers.borrow_mut().read_on();
+    for token in lp.net.tokens() {
+        lp.net.want(token, 0);
+        lp.net.pause_reading(token);
+        lp.net.resume_reading(token);
+    }
+    dials::still_dials(lp.app, lp.net);
+    (0..lp.app.dials.len()).for_each(|which| dials::cancel(lp.app, lp.net, which as u8));
+    if let Err(wrong) = lp.app.messages.read_on() {
+        lp.app.wrong(wrong);
+    }
+    lp.app.quiet = true;
+    if lp.app.listening.max_connections.is_some() {
+        let rounds = ((REST_AT - QUIET_AT).as_secs() / ROOM_EVERY.as_secs()) as u32 - 2;
+        for round in 0..rounds {
+            lp.net.after(ROOM_EVERY * round, |lp| verdict::make_room(lp.app, lp.net));
+        }
+    }
 }
 
 fn arrive(app: &mut App, at: &Address) {
@@ -162,19 +214,9 @@ fn arrive(app: &mut App, at: &Address) {
 
 fn by_another_way(lp: &mut Loop<'_, App>, via: Via, what: Act) {
     match via {
-        Via::Timer | Via::Mail => act(lp.app, lp.net, what, false),
-        Via::Defer => lp.net.defer(move |lp| act(lp.app, lp.net, what, false)),
-        Via::Offload => {
-            // Refused when too much waits, which it never does.
-            let _ = lp.net.offload(
-                move || what,
-                |lp, what| {
-                    if let Ok(what) = what {
-                        act(lp.app, lp.net, what, false);
-                    }
-                },
-            );
-        }
+        Via::Timer | Via::Mail => act(lp.app, lp.net, what, None),
+        Via::Defer => lp.net.defer(move |lp| act(lp.app, lp.net, what, None)),
+        Via::Offload => offload(lp.app, lp.net, move |app, net| act(app, net, what, None)),
         Via::Tell | Via::Callback => {
             let which = lp.app.chance.below(8) as u8;
             let Some((stream, token)) = lp.app.pick(which) else { return };
@@ -183,7 +225,7 @@ fn by_another_way(lp: &mut Loop<'_, App>, via: Via, what: Act) {
             }
             lp.net.tell::<Hand>(token, move |hand, ctx| {
                 hand.called(ctx.app, "tell");
-                act(ctx.app, ctx.net, what, false);
+                act(ctx.app, ctx.net, what, None);
             });
         }
     }
@@ -194,9 +236,7 @@ fn turn_until_stopped(world: &World, reactor: &mut Reactor<App>) -> Result<(), S
     let mut before = (world.calls(), world.elapsed());
     while !reactor.is_stopped() {
         reactor.turn(None).map_err(|e| format!("the loop would sleep for ever: {e}"))?;
-        if let Some(wrong) = reactor.app.wrong.first() {
-            return Err(wrong.clone());
-        }
+        verdict::in_between(&reactor.app, &reactor.net)?;
         let after = (world.calls(), world.elapsed());
         // Two readings of the clock before and behind the wait, and one when the turn is over.
         let idle = after.0 - before.0 <= 4 && after.1 - before.1 < Duration::from_micros(50);
@@ -211,7 +251,6 @@ fn turn_until_stopped(world: &World, reactor: &mut Reactor<App>) -> Result<(), S
     }
     Ok(())
 }
-
 /// Panics of the library are findings, and told in the report; shrinking would print hundreds of them.
 struct QuietPanics;
 

@@ -4,8 +4,11 @@
 //! and times are made small. With every operation that is left out, chance falls otherwise, so each attempt is made
 //! under several lucks. A shrunk program may go wrong in another way than the first one did; that is a finding as well.
 
-use super::run::run;
-use super::{Act, Op, Program};
+use super::acts::{Act, Op, Program};
+use super::run::Ran;
+
+/// How a program is run.
+pub type Run = dyn Fn(&Program) -> Result<Ran, String>;
 
 /// Runs, at most: a program that needs many turns need not be shrunk to the last.
 const RUNS: u32 = 4_000;
@@ -14,12 +17,13 @@ const RUNS: u32 = 4_000;
 const LUCKS: u64 = 8;
 
 /// What to print for a program that went wrong.
-pub fn report(program: &Program, wrong: &str) -> String {
-    let (small, last) = shrink(program, wrong);
+pub fn report(program: &Program, wrong: &str, run: &Run) -> String {
+    let (small, last) = shrink(program, wrong, run);
     let ops: String = small.ops.iter().map(|op| format!("    {:>6} µs  {:?}  {:?}\n", op.at, op.via, op.act)).collect();
     format!(
         "seed {} ({:?}): {wrong}\nshrunk from {} operations to {}, which say: {last}\n{ops}\
-         again: SIM_SEED={} SIM_WEATHER={} cargo test --lib sim::programs::one_seed",
+         all again: SIM_SEED={} SIM_WEATHER={} cargo test --lib sim::programs::one_seed\n\
+         those alone: SIM_PROGRAM='{small}' cargo test --lib sim::programs::one_seed\n",
         program.seed,
         program.sky,
         program.ops.len(),
@@ -29,7 +33,7 @@ pub fn report(program: &Program, wrong: &str) -> String {
     )
 }
 
-fn shrink(program: &Program, wrong: &str) -> (Program, String) {
+fn shrink(program: &Program, wrong: &str, run: &Run) -> (Program, String) {
     let mut best = (program.clone(), wrong.to_owned());
     let mut runs = 0;
     let mut attempt = |best: &mut (Program, String), ops: Vec<Op>| {
@@ -86,6 +90,52 @@ fn smaller(op: Op) -> Vec<Op> {
         Act::Send(which, size) => sizes(Act::Send, which, size),
         Act::Write(which, size) => sizes(Act::Write, which, size),
         Act::Read(which, size) => sizes(Act::Read, which, size),
+        Act::Datagram(which, size) => sizes(Act::Datagram, which, size),
+        Act::DatagramIn(which, size) => sizes(Act::DatagramIn, which, size),
         _ => vec![Op { at: 0, ..op }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::acts::Sky;
+    use super::super::run::run_as;
+    use super::*;
+
+    /// As the test of a reader would.
+    fn replayed(report: &str) -> Program {
+        let (_, rest) = report.split_once("SIM_PROGRAM='").expect("the report has the short list");
+        let (text, _) = rest.split_once('\'').expect("quoted");
+        text.parse().expect("a program")
+    }
+
+    #[test]
+    fn what_a_report_has_shrunk_goes_wrong_again_in_the_same_way() {
+        let careless = |program: &Program| run_as(program, true);
+        let mut found = 0;
+        for seed in 0..400 {
+            let program = Program::from_seed(seed, Sky::Stormy);
+            let Err(wrong) = careless(&program) else { continue };
+            let report = report(&program, &wrong, &careless);
+            let short = replayed(&report);
+            let again = careless(&short).expect_err("it goes wrong again");
+            assert!(report.contains(&format!("which say: {again}\n")), "{again}, and the report:\n{report}");
+            assert!(short.ops.len() < program.ops.len(), "{report}");
+            found += 1;
+            if found == 3 {
+                return;
+            }
+        }
+        panic!("a handler that counts wrong was found {found} times");
+    }
+
+    #[test]
+    fn a_program_is_read_as_it_is_printed() {
+        for seed in 0..200 {
+            let program = Program { luck: seed % 8, ..Program::from_seed(seed, Sky::Windy) };
+            assert_eq!(program.to_string().parse(), Ok(program));
+        }
+        assert!("Windy seed 1 luck 0; 0 Timer Sing(1)".parse::<Program>().is_err());
+        assert!("Windy seed 1 luck 0; 0 Timer Send(1)".parse::<Program>().is_err());
     }
 }

@@ -51,6 +51,18 @@ pub enum Manner {
     Echoes,
 }
 
+/// What whoever holds a stream has moved through it, for those who check what they are told of it.
+#[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(not(test), allow(dead_code, reason = "only the random programs ask"))]
+pub struct Ledger {
+    /// Bytes that were ever read.
+    pub read: u64,
+    /// When some were last read or taken.
+    pub moved_at: u64,
+    /// When some were last taken for the peer.
+    pub taken_at: u64,
+}
+
 #[derive(Debug)]
 pub struct Stream {
     pub unix: bool,
@@ -67,8 +79,9 @@ pub struct Stream {
     /// For Unix: where the pieces in `rx` end, counted as `arrived` is. The sender's memory is free when a piece has
     /// been read to its end, and not before.
     pub pieces: VecDeque<u64>,
-    /// Bytes that were ever put into `tx`.
+    /// Bytes that were ever put into `tx`; of a Unix socket, into its peer's `rx`.
     pub sent: u64,
+    pub ledger: Ledger,
     /// The urgent byte among them.
     pub sends_urgent: Option<u64>,
     /// The urgent byte among those that arrived, until it is read past.
@@ -122,6 +135,7 @@ impl Stream {
             arrived: 0,
             pieces: VecDeque::new(),
             sent: 0,
+            ledger: Ledger::default(),
             sends_urgent: None,
             urgent: None,
             error: 0,
@@ -302,12 +316,17 @@ impl Kernel {
     /// # Errors
     /// EAGAIN, ENOTCONN, or what has become of the connection.
     pub fn recv(&mut self, id: Id, max: usize, mut sink: impl FnMut(&[u8])) -> Result<usize, Errno> {
+        let now = self.now;
         let stream = self.stream_mut(id).ok_or(libc::ENOTSOCK)?;
         if matches!(stream.state, State::Fresh | State::Listening) {
             return Err(if stream.unix { libc::EINVAL } else { libc::ENOTCONN });
         }
         let was_full = !stream.rx.is_empty();
         let n = stream.take(max, &mut sink);
+        if n > 0 {
+            stream.ledger.read += n as u64;
+            stream.ledger.moved_at = now;
+        }
         if was_full && (!stream.unix || stream.end_pieces()) {
             self.room_made(id);
         }
@@ -377,7 +396,11 @@ impl Kernel {
             }
             self.kick(id);
         }
+        let now = self.now;
         let Some(stream) = self.stream_mut(id) else { return Ok(taken) };
+        if taken > 0 {
+            (stream.ledger.moved_at, stream.ledger.taken_at) = (now, now);
+        }
         if taken < len {
             stream.no_space = true;
         }
@@ -404,6 +427,11 @@ impl Kernel {
         }
         push_part(&mut receiver.rx, parts, 0, n);
         receiver.arrive_in_pieces(n);
+        let now = self.now;
+        if let Some(stream) = self.stream_mut(id).filter(|_| n > 0) {
+            stream.sent += n as u64;
+            (stream.ledger.moved_at, stream.ledger.taken_at) = (now, now);
+        }
         self.arrived(peer);
         Ok(n)
     }

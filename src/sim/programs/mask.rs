@@ -1,0 +1,65 @@
+//! A filter whose work can be seen: each byte is changed by its place, and the end has a farewell.
+//!
+//! A byte is masked by how many the filter has seen before it, so that one that passes twice, not at all or out of
+//! order comes out wrong, and all behind it too.
+
+use crate::filter::Filter;
+use crate::sys::sim::chance::mixed;
+use bytes::BytesMut;
+use std::io;
+
+/// What a filter says when its half ends.
+pub const FAREWELL: &[u8] = b"bye";
+
+/// Where a filter was put into a connection's streams, and whether our half was still to end then.
+#[derive(Debug, Clone, Copy)]
+pub struct Masked {
+    /// The first byte of the input that it decodes. Behind everything while the callback runs that has put it there.
+    pub input_from: u64,
+    /// The first byte of the output that it encodes.
+    pub output_from: u64,
+    pub says_farewell: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Mask {
+    decoded: u64,
+    encoded: u64,
+}
+
+/// Changes a byte, or changes it back.
+pub fn mask(byte: u8, place: u64) -> u8 {
+    byte ^ mixed(place) as u8
+}
+
+/// What stands in `data`, which is that of a stream from `from` on, when all from `masked_from` on is masked.
+pub fn mask_behind(data: &mut [u8], from: u64, masked_from: u64) {
+    for (byte, at) in data.iter_mut().zip(from..) {
+        if at >= masked_from {
+            *byte = mask(*byte, at - masked_from);
+        }
+    }
+}
+
+impl Filter for Mask {
+    fn decode(&mut self, wire: &mut BytesMut, plain: &mut BytesMut, _reply: &mut BytesMut) -> io::Result<()> {
+        for byte in wire.split() {
+            plain.extend_from_slice(&[mask(byte, self.decoded)]);
+            self.decoded += 1;
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, plain: &[u8], wire: &mut BytesMut) -> io::Result<()> {
+        for byte in plain {
+            wire.extend_from_slice(&[mask(*byte, self.encoded)]);
+            self.encoded += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, wire: &mut BytesMut) -> io::Result<()> {
+        wire.extend_from_slice(FAREWELL);
+        Ok(())
+    }
+}
