@@ -104,6 +104,9 @@ pub fn in_between(app: &App, net: &Net<App>) -> Result<(), String> {
     if let Some(wrong) = app.wrong.first() {
         return Err(wrong.clone());
     }
+    if let Some(wrong) = &app.post.borrow().wrong {
+        return Err(wrong.clone());
+    }
     let held = net.stats().held;
     match app.options.memory_budget {
         Some(budget) if held > budget as u64 => Err(format!("{held} bytes are held, and the budget is {budget}")),
