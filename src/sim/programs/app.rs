@@ -151,9 +151,14 @@ impl App {
 }
 
 impl Stream {
-    /// The program closes it, or has it closed.
-    pub fn close_asked(&mut self) {
-        self.closed_at.get_or_insert_with(super::probe::now);
+    /// The program closes it, or has it closed, while so much is queued.
+    pub fn close_asked(&mut self, queued: usize) {
+        let now = super::probe::now();
+        self.closed_at.get_or_insert(now);
+        if queued == 0 {
+            // A filter's farewell may have to wait.
+            self.waits_since = now;
+        }
     }
 }
 

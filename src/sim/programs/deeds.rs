@@ -123,10 +123,7 @@ pub fn shutdown(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) 
 pub fn close(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
     let own = &mut app.streams[stream];
     if net.is_open(token) {
-        own.close_asked();
-        if net.queued(token) == 0 {
-            own.waits_since = now();
-        }
+        own.close_asked(net.queued(token));
     }
     net.close(token);
 }
@@ -164,7 +161,8 @@ fn rehome(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
     let own = &mut app.streams[stream];
     own.high = false;
     own.timers.clear();
-    (own.options, own.place, own.opened_at) = (StreamOptions::default(), None, None);
+    // Open from the start: what is closed before `on_open` says farewell all the same.
+    (own.options, own.place, own.opened_at) = (StreamOptions::default(), None, Some(now()));
     let hand = app.hand(stream);
     let life = hand.life;
     app.streams[stream].life = Some(life);

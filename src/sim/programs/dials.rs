@@ -78,7 +78,7 @@ pub fn cancel(app: &mut App, net: &mut Net<App>, which: u8) {
     dial.cancelled = true;
     let current = net.dialed(token);
     if let Some(stream) = app.streams.iter_mut().find(|stream| stream.token.is_some() && stream.token == current) {
-        stream.close_asked();
+        stream.close_asked(current.map_or(0, |token| net.queued(token)));
     }
     net.cancel_dial(token);
 }

@@ -122,8 +122,9 @@ pub fn make_room(app: &mut App, net: &mut Net<App>) {
         .iter_mut()
         .filter(accepted)
         .filter_map(|stream| {
-            stream.close_asked();
-            stream.token
+            let token = stream.token?;
+            stream.close_asked(net.queued(token));
+            Some(token)
         })
         .collect();
     tokens.into_iter().for_each(|token| net.close(token));
