@@ -69,7 +69,7 @@ pub fn open(app: &mut App, net: &mut Net<App>, world: &World) -> Result<(), Stri
         o.receive_budget = 1 + app.chance.below(3) as u32;
     });
     app.messages.max_datagram = options.max_datagram;
-    let token = net.udp_with(&name(0), options, |ctx, datagram| received(ctx.app, &datagram));
+    let token = net.udp_with(name(0), options, |ctx, datagram| received(ctx.app, &datagram));
     app.messages.token = Some(token.map_err(|e| format!("no datagram socket: {e}"))?);
     for number in 1..=PEERS {
         let peer = world.datagrams(&name(number)).map_err(|e| format!("no datagram peer: {e}"))?;
