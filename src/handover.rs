@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// Found by the random programs, seed 6001180 in stormy weather.
+    /// Found by random programs, in stormy weather.
     #[test]
     fn a_connection_that_was_shut_down_before_it_was_adopted_ends_in_order() {
         let world = World::calm();
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(reactor.app, None, "it was told of the end");
     }
 
-    /// Found by the random programs, seed 4011265 in stormy weather.
+    /// Found by random programs, in stormy weather.
     #[test]
     fn a_stream_that_is_cut_because_nobody_could_adopt_it_does_not_look_whole() {
         let world = World::calm();

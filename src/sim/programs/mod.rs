@@ -12,7 +12,7 @@
 //! ```
 //!
 //! `SIM_SEED=17 SIM_WEATHER=stormy cargo test --lib sim::programs::one_seed -- --nocapture` runs one seed again and
-//! shrinks what it finds. `SIM_SEEDS=100000` lets the tests try more of them than they do by themselves.
+//! shrinks what it finds; `SIM_PROGRAM='…'` does so with the short list that a report has printed. `SIM_SEEDS=100000` lets the tests try more of them than they do by themselves.
 
 mod acts;
 mod app;
