@@ -52,8 +52,8 @@ pub enum Manner {
 }
 
 /// What whoever holds a stream has moved through it, for those who check what they are told of it.
+#[cfg(test)]
 #[derive(Debug, Clone, Copy, Default)]
-#[cfg_attr(not(test), allow(dead_code, reason = "only the random programs ask"))]
 pub struct Ledger {
     /// Bytes that were ever read.
     pub read: u64,
@@ -81,6 +81,7 @@ pub struct Stream {
     pub pieces: VecDeque<u64>,
     /// Bytes that were ever put into `tx`; of a Unix socket, into its peer's `rx`.
     pub sent: u64,
+    #[cfg(test)]
     pub ledger: Ledger,
     /// The urgent byte among them.
     pub sends_urgent: Option<u64>,
@@ -135,6 +136,7 @@ impl Stream {
             arrived: 0,
             pieces: VecDeque::new(),
             sent: 0,
+            #[cfg(test)]
             ledger: Ledger::default(),
             sends_urgent: None,
             urgent: None,
@@ -316,20 +318,17 @@ impl Kernel {
     /// # Errors
     /// EAGAIN, ENOTCONN, or what has become of the connection.
     pub fn recv(&mut self, id: Id, max: usize, mut sink: impl FnMut(&[u8])) -> Result<usize, Errno> {
-        let now = self.now;
         let stream = self.stream_mut(id).ok_or(libc::ENOTSOCK)?;
         if matches!(stream.state, State::Fresh | State::Listening) {
             return Err(if stream.unix { libc::EINVAL } else { libc::ENOTCONN });
         }
         let was_full = !stream.rx.is_empty();
         let n = stream.take(max, &mut sink);
-        if n > 0 {
-            stream.ledger.read += n as u64;
-            stream.ledger.moved_at = now;
-        }
         if was_full && (!stream.unix || stream.end_pieces()) {
             self.room_made(id);
         }
+        #[cfg(test)]
+        self.book(id, n, 0);
         let Some(stream) = self.stream_mut(id) else { return Ok(n) };
         if n > 0 || max == 0 {
             return Ok(n);
@@ -396,11 +395,9 @@ impl Kernel {
             }
             self.kick(id);
         }
-        let now = self.now;
+        #[cfg(test)]
+        self.book(id, 0, taken);
         let Some(stream) = self.stream_mut(id) else { return Ok(taken) };
-        if taken > 0 {
-            (stream.ledger.moved_at, stream.ledger.taken_at) = (now, now);
-        }
         if taken < len {
             stream.no_space = true;
         }
@@ -427,13 +424,27 @@ impl Kernel {
         }
         push_part(&mut receiver.rx, parts, 0, n);
         receiver.arrive_in_pieces(n);
-        let now = self.now;
-        if let Some(stream) = self.stream_mut(id).filter(|_| n > 0) {
+        if let Some(stream) = self.stream_mut(id) {
             stream.sent += n as u64;
-            (stream.ledger.moved_at, stream.ledger.taken_at) = (now, now);
         }
+        #[cfg(test)]
+        self.book(id, 0, n);
         self.arrived(peer);
         Ok(n)
+    }
+
+    /// Enters into a stream's ledger what was read from it, or taken for its peer.
+    #[cfg(test)]
+    fn book(&mut self, id: Id, read: usize, taken: usize) {
+        let now = self.now;
+        let Some(stream) = self.stream_mut(id) else { return };
+        stream.ledger.read += read as u64;
+        if read + taken > 0 {
+            stream.ledger.moved_at = now;
+        }
+        if taken > 0 {
+            stream.ledger.taken_at = now;
+        }
     }
 
     /// How much of `len` bytes is looked at, if the weather cuts a write short; room is told later then.
