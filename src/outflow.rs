@@ -123,6 +123,10 @@ impl Sockets {
     /// Queues what an earlier owner had taken and not sent: however much it is, it was taken.
     pub fn push_unsent(&mut self, token: Token, data: Bytes) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
+        // The pieces before it have met an error.
+        if !conn.takes_output() {
+            return;
+        }
         let len = data.len();
         conn.output.get_or_insert_with(|| self.pool.take()).push_shared(data, false);
         self.pushed(token, len);
