@@ -42,6 +42,8 @@ pub(crate) struct DatagramSocket {
     queue: VecDeque<Packet>,
     /// The kernel was full when last asked.
     waits: bool,
+    /// Sending failed, and no event will tell when it would not: the queue waits for the retry.
+    starves: bool,
     /// Receiving failed, and would fail again: it rests until the retry.
     rests: bool,
     /// What epoll watches it for. Differs from what the two ask for after epoll_ctl(2) has failed.
@@ -132,6 +134,7 @@ impl Sockets {
             options,
             queue: VecDeque::new(),
             waits: false,
+            starves: false,
             rests: false,
             watched: Interest::DATAGRAM,
             retry: None,
@@ -228,8 +231,12 @@ impl Sockets {
     /// queue's limit bounds it; errors of earlier datagrams may come once for each.
     pub fn flush_datagrams(&mut self, token: Token) {
         let Some(Source::Datagram(socket)) = self.table.get_mut(token).map(|source| &mut **source) else { return };
+        if socket.closed {
+            // It was queued before: a timer that began now would outlive it.
+            return;
+        }
         let mut passes = 2 * socket.queue.len();
-        while !socket.queue.is_empty() && !socket.waits && socket.retry.is_none() && passes > 0 {
+        while !socket.queue.is_empty() && !socket.waits && !socket.starves && passes > 0 {
             passes -= 1;
             match send_batch(&socket.fd, &socket.queue) {
                 Ok(sent) => {
@@ -241,9 +248,7 @@ impl Sockets {
                     DatagramError::Full if socket.family != Family::Unix => socket.waits = true,
                     // On a Unix socket it is the receiver that is full, of which ours would not tell: it is always
                     // ready to write.
-                    DatagramError::Full | DatagramError::Memory => {
-                        socket.retry = Some(self.timers.insert(self.now + RETRY_AFTER, Due::Retry(token)));
-                    }
+                    DatagramError::Full | DatagramError::Memory => socket.starves = true,
                     DatagramError::This => {
                         let dropped = socket.queue.pop_front();
                         self.stats.datagrams_dropped += 1;
@@ -254,7 +259,10 @@ impl Sockets {
         }
         self.watch_datagrams(token);
         let Some(socket) = self.datagram_mut(token) else { return };
-        if !socket.queue.is_empty() && !socket.waits && socket.retry.is_none() && !socket.in_dirty {
+        if socket.starves {
+            return self.retry_datagrams_later(token);
+        }
+        if !socket.queue.is_empty() && !socket.waits && !socket.in_dirty {
             socket.in_dirty = true;
             self.dirty_datagrams.push(token);
         }
@@ -273,6 +281,7 @@ impl Sockets {
                 log::error!("{token}: epoll_ctl: {e}");
                 if socket.waits || socket.watched == Interest::NOTHING {
                     // Nothing will tell when there is room, or input.
+                    socket.starves |= socket.waits;
                     socket.waits = false;
                     self.retry_datagrams_later(token);
                 }
@@ -291,6 +300,7 @@ impl Sockets {
     pub fn retry_datagrams(&mut self, token: Token) {
         let Some(socket) = self.datagram_mut(token) else { return };
         socket.rests = false;
+        socket.starves = false;
         if let Some(id) = socket.retry.take() {
             self.timers.remove(id);
         }
@@ -299,9 +309,9 @@ impl Sockets {
 
     /// What is queued gets one more chance; what the kernel does not take then is lost.
     pub fn close_datagram(&mut self, token: Token) {
-        if self.datagram(token).is_none_or(|socket| socket.closed) {
-            return;
-        }
+        let Some(socket) = self.datagram_mut(token).filter(|socket| !socket.closed) else { return };
+        socket.starves = false;
+        socket.waits = false;
         self.flush_datagrams(token);
         let Some(socket) = self.datagram_mut(token) else { return };
         socket.closed = true;
