@@ -204,7 +204,8 @@ impl Sockets {
         let Some(listener) = self.listener_mut(token) else { return 0 };
         let storm = listener.last_turn + 1 == turn;
         listener.last_turn = turn;
-        listener.batch = if storm { (listener.batch * 2).min(listener.options.accept_budget.max(1)) } else { 1 };
+        listener.batch =
+            if storm { listener.batch.saturating_mul(2).min(listener.options.accept_budget.max(1)) } else { 1 };
         listener.batch
     }
 
@@ -305,20 +306,21 @@ impl Sockets {
         drop(spare);
         self.stats.out_of_descriptors += 1;
         let Some(listener) = self.listener(token) else { return Accepted::Nobody };
-        let refused = sys::socket::accept(&listener.fd);
-        let somebody = refused.is_ok();
-        // Somebody else was quicker to take the descriptor, or memory is short as well: a peer waits still.
-        let in_vain = refused.as_ref().is_err_and(|e| {
-            use sys::errno::AcceptError::{Broken, Descriptors, Memory};
-            matches!(sys::errno::classify_accept(e), Descriptors | Memory | Broken)
-        });
-        // Closed at once, unlike all others: it never had a token, and its number is needed for the spare.
-        drop(refused);
-        self.stats.refused += u64::from(somebody);
-        if in_vain {
-            self.relisten_later(token);
-        }
-        if self.regain_spare(token) && somebody { Accepted::Skipped } else { Accepted::Nobody }
+        let answer = match sys::socket::accept(&listener.fd) {
+            Ok(peer) => {
+                // Closed at once, unlike all others: it never had a token, and its number is needed for the spare.
+                drop(peer);
+                self.stats.refused += 1;
+                Accepted::Skipped
+            }
+            // Somebody else was quicker to take the descriptor: a peer waits still.
+            Err(e) if sys::errno::classify_accept(&e) == sys::errno::AcceptError::Descriptors => {
+                self.relisten_later(token);
+                Accepted::Nobody
+            }
+            Err(e) => self.accept_failed(token, &e),
+        };
+        if self.regain_spare(token) { answer } else { Accepted::Nobody }
     }
 
     /// Opens the spare again, or pauses the listener until that can be done.
