@@ -153,8 +153,10 @@ impl<A: 'static> Loop<'_, A> {
         if let Some(conn) = self.net.sockets.connection_mut(token) {
             conn.extras().dialer = Some(dial);
         }
+        let born_before = self.net.newborn.len();
         let handler = factory(&mut Ctx { app: self.app, net: self.net, token });
-        self.net.newborn.push((token, Newborn::Connection(handler)));
+        // In front of the one that the factory may have swapped in, which is the later word.
+        self.net.newborn.insert(born_before, (token, Newborn::Connection(handler)));
         match self.net.dialers.get_mut(dial.0) {
             Some(dialer) => {
                 dialer.factory = Some(factory);
@@ -176,7 +178,9 @@ impl<A> Dialer<A> {
         self.random ^= self.random >> 27;
         let draw = (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32;
         let jitter = f64::from(self.options.jitter_percent.min(100)) / 100.0;
-        full.mul_f64(1.0 - jitter * f64::from(draw) / f64::from(u32::MAX))
+        let part = 1.0 - jitter * f64::from(draw) / f64::from(u32::MAX);
+        // What is as good as never may be more than a float of it goes back into.
+        Duration::try_from_secs_f64(full.as_secs_f64() * part).unwrap_or(full)
     }
 }
 
@@ -217,5 +221,16 @@ mod tests {
         let mut dialer = dialer(DialOptions::new().with(|o| o.jitter_percent = 0));
         dialer.failures = 3;
         assert_eq!(dialer.next_delay(), Duration::from_millis(400));
+    }
+
+    #[test]
+    fn a_wait_as_good_as_never_does_not_panic() {
+        let mut dialer = dialer(DialOptions::new().with(|o| {
+            o.first_delay = Duration::MAX;
+            o.max_delay = Duration::MAX;
+            o.jitter_percent = 0;
+        }));
+        dialer.failures = 1;
+        assert_eq!(dialer.next_delay(), Duration::MAX);
     }
 }
