@@ -108,9 +108,10 @@ impl Sockets {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
         match conn.phase {
             Phase::Connecting => self.end(token, CloseReason::Connect(io::ErrorKind::TimedOut.into())),
-            Phase::Closing => self.end(token, CloseReason::Unsent),
+            Phase::Closing if conn.queued() > 0 => self.end(token, CloseReason::Unsent),
             Phase::Lingering => self.finish_lingering(token),
-            Phase::Open | Phase::Ended => {}
+            // A closed one that has nothing left is being read away, until the stop's deadline.
+            Phase::Closing | Phase::Open | Phase::Ended => {}
         }
     }
 
@@ -128,12 +129,18 @@ impl Sockets {
         if let Some(Source::Datagram(_)) = self.table.get(token).map(|source| &**source) {
             return self.retry_datagrams(token);
         }
+        let stopping = self.is_stopping();
         let Some(conn) = connection_in(&mut self.table, token) else { return };
-        if let Some(id) = conn.extras().retry.take() {
+        if let Some(id) = conn.extras.as_mut().and_then(|extras| extras.retry.take()) {
             self.timers.remove(id);
+            conn.tidy();
         }
         if conn.phase == Phase::Connecting {
             return self.try_next_address(token);
+        }
+        if conn.phase == Phase::Lingering && stopping {
+            // The stop had no memory to read it away.
+            return self.stop_one(token, false);
         }
         conn.flags.set(Flags::READABLE.or(Flags::WRITABLE));
         self.mark_ready(token);

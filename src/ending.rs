@@ -82,7 +82,7 @@ impl Sockets {
 
     fn begin_close(&mut self, token: Token) {
         let Some(conn) = connection_in(&mut self.table, token) else { return };
-        if conn.phase == Phase::Open && conn.flags.has(Flags::FILTERED) {
+        if conn.phase == Phase::Open && conn.flags.has(Flags::FILTERED) && !conn.flags.has(Flags::BROKEN) {
             self.finish_filter(token);
         }
         let Some(conn) = connection_in(&mut self.table, token) else { return };
@@ -340,12 +340,15 @@ impl Sockets {
         }
     }
 
-    fn stop_one(&mut self, token: Token, cut: bool) {
+    /// Carries a stop on for one socket: now, when it has been flushed, or when it can be read away.
+    pub fn stop_one(&mut self, token: Token, cut: bool) {
         let Some(conn) = connection_in(&mut self.table, token) else { return self.close(token) };
-        let queued = conn.queued();
-        // A filter has a farewell to say, without which the peer would take the stream for cut.
-        let unfinished = conn.flags.has(Flags::FILTERED) && !conn.flags.has(Flags::SHUTDOWN);
+        let queued = conn.queued() > 0;
         match conn.phase {
+            Phase::Ended => {}
+            Phase::Connecting => {
+                self.end(token, if queued { CloseReason::Unsent } else { CloseReason::Stopped });
+            }
             Phase::Lingering => {
                 if self.read_away(token) || cut {
                     self.finish_lingering(token);
@@ -353,17 +356,16 @@ impl Sockets {
                     self.retry_later(token);
                 }
             }
-            Phase::Ended => {}
             Phase::Open if conn.flags.has(Flags::BROKEN) => self.close(token),
-            _ if cut && queued > 0 => self.end(token, CloseReason::Unsent),
-            Phase::Connecting if queued > 0 => self.end(token, CloseReason::Unsent),
-            Phase::Open | Phase::Closing if queued > 0 || unfinished => {
+            Phase::Open | Phase::Closing if queued && cut => self.end(token, CloseReason::Unsent),
+            Phase::Open | Phase::Closing => {
+                // A filter has a farewell to say, without which the peer would take the stream for cut.
+                let owes_farewell =
+                    conn.phase == Phase::Open && conn.flags.has(Flags::FILTERED) && !conn.flags.has(Flags::SHUTDOWN);
                 conn.flags.set(Flags::STOPPED);
-                self.begin_close(token);
-            }
-            _ => {
-                conn.flags.set(Flags::STOPPED);
-                if self.read_away(token) || cut {
+                if queued || owes_farewell {
+                    self.begin_close(token);
+                } else if self.read_away(token) || cut {
                     self.end(token, CloseReason::Stopped);
                 } else {
                     self.begin_close(token);

@@ -387,7 +387,8 @@ impl<A: 'static> Net<A> {
     /// It takes effect when the turn settles. From now on nothing new is begun: [`listen`](Net::listen),
     /// [`udp`](Net::udp) and [`adopt`](Net::adopt) are errors, [`connect`](Net::connect) ends with
     /// [`CloseReason::Stopped`](crate::CloseReason::Stopped), dialers are gone. Reasons are [`CloseReason::Stopped`](crate::CloseReason::Stopped), or [`CloseReason::Unsent`](crate::CloseReason::Unsent)
-    /// where output was left. Timers and mail go on until `run` returns.
+    /// where output was left; a connection's own time-outs go on, and may end it before that. Timers and mail go on
+    /// until `run` returns.
     pub fn stop(&mut self) {
         self.sockets.stop();
     }
