@@ -18,7 +18,6 @@ mod acts;
 mod app;
 mod deeds;
 mod dials;
-mod found;
 mod hand;
 mod mask;
 mod messages;
