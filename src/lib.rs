@@ -75,6 +75,8 @@ mod deadlines;
 mod dial;
 mod ending;
 mod filter;
+#[cfg(test)]
+mod found;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -58,8 +58,6 @@
 //! The feature `sim` brings all this; a build without it has nothing of it.
 
 #[cfg(test)]
-mod found;
-#[cfg(test)]
 mod programs;
 
 use crate::sys::sim::kernel::{Id, Kernel};
