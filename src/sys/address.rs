@@ -252,7 +252,14 @@ fn diagnosis(text: &str) -> String {
         return format!("`{text}`: a Unix socket is written `unix:{text}`");
     }
     if text.parse::<Ipv6Addr>().is_ok() {
-        return format!("`{text}` has no port: an IPv6 address with a port is written `[{text}]:80`");
+        let hint = format!("`{text}` has no port: an IPv6 address with a port is written `[{text}]:80`");
+        // Its last group may have been meant as one.
+        return match text.rsplit_once(':') {
+            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok() => {
+                format!("{hint}, or `[{host}]:{port}` if {port} is the port")
+            }
+            _ => hint,
+        };
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return format!("`{text}` has no port: {FORMS}");
@@ -471,6 +478,7 @@ pub(super) mod tests {
             ("", "the address is empty"),
             ("127.0.0.1", "has no port"),
             ("::1", "is written `[::1]:80`"),
+            ("::1:0", "is written `[::1:0]:80`, or `[::1]:0` if 0 is the port"),
             ("fe80::1%2:80", "`fe80::1%2` is not a numeric address"),
             ("2001:db8::1:99999", "`99999` is not a port"),
             (":80", "`0.0.0.0:80` or `[::]:80`"),
