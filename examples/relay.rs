@@ -12,6 +12,7 @@
 //! ```
 
 use clap::Parser;
+use env_logger::Env;
 use plimsoll::{
     Address, BytesMut, CloseReason, Ctx, Handler, ListenOptions, Reactor, RelayOptions, StreamOptions, Target,
 };
@@ -49,7 +50,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
+    // An upstream that is down is worth a line even to those who did not ask for a log.
+    env_logger::Builder::from_env(Env::default().default_filter_or("warn")).init();
     let arguments = Arguments::parse();
     match relay(&arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -227,6 +227,9 @@ fn relay_drops_its_client_at_once_when_the_upstream_cannot_be_reached() {
             // It may be dropped before there is time to set anything on it.
             dropped(TcpStream::connect(relay.ip()).expect("accepted"), Duration::from_secs(2));
         }
+        // Nobody has asked for a log, and whoever looks for what is wrong finds it.
+        relay.logs("WARN", 3);
+        relay.logs("upstream cannot be reached: ", 3);
     }
 }
 
