@@ -226,8 +226,12 @@ fn give_up(ctx: &mut Ctx, error: FrameError) {
     ctx.close();
 }
 
-fn peer(ctx: &Ctx) -> Address {
-    ctx.peer_address(ctx.token).unwrap_or(Address::Unnamed)
+/// What the log calls it. Few clients of a Unix socket give theirs a name.
+fn peer(ctx: &Ctx) -> String {
+    match ctx.peer_address(ctx.token) {
+        None | Some(Address::Unnamed) => "a peer without a name".to_owned(),
+        Some(address) => address.to_string(),
+    }
 }
 
 fn main() -> ExitCode {

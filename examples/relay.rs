@@ -70,10 +70,12 @@ impl Handler for Side {
     fn on_data(&mut self, _: &mut Ctx, _: &mut BytesMut) {}
 
     fn on_close(&mut self, ctx: &mut Ctx, why: CloseReason) {
-        let peer = ctx.peer_address(ctx.token);
-        match why {
-            CloseReason::Connect(e) => log::warn!("upstream cannot be reached: {e}"),
-            why => log::info!("{} {}: {why}", self.0, peer.unwrap_or(Address::Unnamed)),
+        let side = self.0;
+        match (why, ctx.peer_address(ctx.token)) {
+            (CloseReason::Connect(e), _) => log::warn!("upstream cannot be reached: {e}"),
+            // Few clients of a Unix socket give theirs a name.
+            (why, None | Some(Address::Unnamed)) => log::info!("{side} without a name: {why}"),
+            (why, Some(address)) => log::info!("{side} {address}: {why}"),
         }
     }
 }

@@ -8,6 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -201,6 +203,23 @@ fn relay_carries_both_ways_and_each_end_by_itself() {
     let echo = Server::start("echo", &["127.0.0.1:0"]);
     let relay = Server::start("relay", &["127.0.0.1:0", &echo.address]);
     assert!(exchange(peer(relay.ip()), pattern(5_000_000, 3)) == pattern(5_000_000, 3));
+}
+
+#[test]
+fn the_log_says_in_words_that_a_peer_has_no_name() {
+    let name = format!("plimsoll-nameless-{}", std::process::id());
+    let socket = format!("unix:@{name}");
+    let frames = Server::start_with_log("frames", &[&socket]);
+    let relay = Server::start_with_log("relay", &[&format!("{socket}-relay"), &socket]);
+    let nameless = |name: &str| {
+        let address = SocketAddr::from_abstract_name(name).expect("a name");
+        drop(UnixStream::connect_addr(&address).expect("it listens"));
+    };
+    nameless(&name);
+    frames.logs("a peer without a name: ", 1);
+    nameless(&format!("{name}-relay"));
+    relay.logs("client without a name: ", 1);
+    relay.logs(&format!("upstream {socket}: "), 1);
 }
 
 /// That the connection ends, in order or not, within a time that tells it from any time-out.
