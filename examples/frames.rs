@@ -71,6 +71,10 @@ const MAX_FRAME: i64 = 16 * 1024 * 1024;
 /// A length of eight bytes and a sum of four: the most that a frame has beside its payload.
 const AROUND_PAYLOAD: usize = 8 + 4;
 
+#[cfg(not(feature = "crc32c"))]
+const NO_CRC32C: &str =
+    "crc32c is not built in: cargo run --release --features crc32c --example frames -- --trailer crc32c";
+
 #[derive(Clone, Copy, ValueEnum)]
 #[value(rename_all = "lower")]
 enum Header {
@@ -89,13 +93,12 @@ enum Header {
 enum Trailer {
     /// Nothing but the next frame.
     None,
-    /// The CRC32C of header and payload, little end first.
-    #[cfg(feature = "crc32c")]
+    /// The CRC32C of header and payload, little end first; for this, build with `--features crc32c`.
     Crc32c,
 }
 
 impl Arguments {
-    fn codec(&self) -> LengthPrefixed {
+    fn codec(&self) -> io::Result<LengthPrefixed> {
         let plain = LengthPrefixed::new(self.max_frame as usize);
         let codec = match self.header {
             Header::U8 => plain.width(Width::U8),
@@ -109,9 +112,11 @@ impl Arguments {
             Header::U64le => plain.width(Width::U64).little_endian(),
         };
         match self.trailer {
-            Trailer::None => codec,
+            Trailer::None => Ok(codec),
             #[cfg(feature = "crc32c")]
-            Trailer::Crc32c => codec.checksum(),
+            Trailer::Crc32c => Ok(codec.checksum()),
+            #[cfg(not(feature = "crc32c"))]
+            Trailer::Crc32c => Err(io::Error::new(io::ErrorKind::Unsupported, NO_CRC32C)),
         }
     }
 
@@ -241,18 +246,19 @@ fn main() -> ExitCode {
     match serve(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("frames: {}: {e}", arguments.address);
+            eprintln!("frames: {e}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn serve(arguments: &Arguments) -> io::Result<()> {
-    let (frames, frame_timeout) = (arguments.codec(), unless_zero(arguments.frame_timeout));
+    let (frames, frame_timeout) = (arguments.codec()?, unless_zero(arguments.frame_timeout));
     let mut reactor = Reactor::new(())?;
     let listener = reactor.net.listen_with(&*arguments.address, arguments.listen_options(), move |_, _| {
         Some(Requests { frames, frame_timeout, begun: false })
-    })?;
+    });
+    let listener = listener.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", arguments.address)))?;
     reactor.net.stop_on_signals()?;
     if let Some(address) = reactor.net.local_address(listener) {
         writeln!(io::stdout(), "listening on {address}")?;

@@ -72,6 +72,12 @@ fn what_keeps_one_from_starting_is_said_in_a_line() {
 }
 
 #[test]
+#[cfg(not(feature = "crc32c"))]
+fn frames_without_its_checksum_says_how_it_is_built_with_it() {
+    fails("frames", &["127.0.0.1:0", "--trailer", "crc32c"], "cargo run --release --features crc32c --example frames");
+}
+
+#[test]
 fn echo_sends_back_what_it_gets_on_the_port_that_it_names() {
     let name = format!("unix:@plimsoll-example-{}", std::process::id());
     for arguments in [&["127.0.0.1:0"][..], &["127.0.0.1:0", "--split"], &["[::1]:0", "--idle-timeout", "30"]] {
