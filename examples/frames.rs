@@ -57,7 +57,7 @@ struct Arguments {
     stalled_timeout: u64,
 
     /// Ask silent TCP peers every so many seconds whether they are there; end those that miss it thrice. 0 never does.
-    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=MAX_KEEP_ALIVE))]
     keep_alive: u64,
 
     /// Connections at one time; further peers wait until one ends.
@@ -67,6 +67,9 @@ struct Arguments {
 
 /// Answers to one read and one frame have to fit a connection's hard limit of 64 MiB, far from its edge.
 const MAX_FRAME: i64 = 16 * 1024 * 1024;
+
+/// What the kernel's counter holds. The library would take a longer time for this one.
+const MAX_KEEP_ALIVE: u64 = 32_767;
 
 /// A length of eight bytes and a sum of four: the most that a frame has beside its payload.
 const AROUND_PAYLOAD: usize = 8 + 4;

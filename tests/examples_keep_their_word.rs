@@ -31,6 +31,16 @@ fn fails(name: &str, arguments: &[&str], trouble: &str) {
     assert!(output.stdout.is_empty());
 }
 
+/// That the command line is refused: nothing runs, and what is wrong is said.
+#[track_caller]
+fn refuses(name: &str, arguments: &[&str], trouble: &str) {
+    let output = output(name, arguments);
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(trouble), "{stderr}");
+    assert!(output.stdout.is_empty());
+}
+
 fn exchange(mut stream: TcpStream, data: Vec<u8>) -> Vec<u8> {
     let mut writer = stream.try_clone().expect("a second handle");
     let writer = thread::spawn(move || {
@@ -75,6 +85,17 @@ fn what_keeps_one_from_starting_is_said_in_a_line() {
 #[cfg(not(feature = "crc32c"))]
 fn frames_without_its_checksum_says_how_it_is_built_with_it() {
     fails("frames", &["127.0.0.1:0", "--trailer", "crc32c"], "cargo run --release --features crc32c --example frames");
+}
+
+#[test]
+fn a_time_that_cannot_be_kept_is_refused() {
+    for minutes in ["0", "-1", "0.001", "NaN", "inf", "1e300", "many"] {
+        refuses("soak", &[&format!("--minutes={minutes}")], "'--minutes <MINUTES>'");
+    }
+    // Longer than the kernel can count.
+    refuses("frames", &["127.0.0.1:0", "--keep-alive", "32768"], "is not in 0..=32767");
+    refuses("relay", &["127.0.0.1:0", "127.0.0.1:1", "--connect-timeout", "0"], "is not in 1..");
+    Server::start("frames", &["127.0.0.1:0", "--keep-alive", "32767"]).serves();
 }
 
 #[test]

@@ -40,6 +40,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// What `--minutes` has to be at least: some peers have come and gone by then, be the machine ever so slow.
+const SHORTEST_LOAD: Duration = Duration::from_secs(1);
+
 /// How often the number of connections is brought toward the tide.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -61,8 +64,8 @@ const SLACK_BYTES: u64 = 4 << 20;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// How long the load lasts, warm-up included.
-    #[arg(long, default_value_t = 1.0)]
+    /// How long the load lasts, warm-up included; 0.5 is half a minute.
+    #[arg(long, default_value_t = 1.0, value_parser = some_time)]
     minutes: f64,
 
     /// Connections at high tide.
@@ -84,6 +87,15 @@ struct Arguments {
     /// Where the built examples `echo` and `relay` are; by default beside this one.
     #[arg(long, value_name = "DIRECTORY")]
     servers: Option<PathBuf>,
+}
+
+/// Minutes in which something is sent: a verdict on nothing is no news.
+fn some_time(text: &str) -> Result<f64, String> {
+    let minutes = text.parse::<f64>().map_err(|e| e.to_string())?;
+    match Duration::try_from_secs_f64(minutes * 60.0) {
+        Ok(time) if time >= SHORTEST_LOAD => Ok(minutes),
+        _ => Err(format!("not a time of {SHORTEST_LOAD:?} (0.017) or more")),
+    }
 }
 
 /// What the run is about at the moment.
@@ -268,7 +280,7 @@ fn line(lp: &mut Loop<'_, Soak>) {
 impl Soak {
     fn new(arguments: &Arguments, seed: u64, servers: Vec<Server>) -> Soak {
         let now = Instant::now();
-        let total = Duration::from_secs_f64(arguments.minutes.max(0.0) * 60.0);
+        let total = Duration::from_secs_f64(arguments.minutes * 60.0);
         let warm_up = (total / 5).min(Duration::from_secs(60));
         Soak {
             lags: servers.iter().map(|_| Lag::new()).collect(),
