@@ -4,9 +4,9 @@
 //! mark: a connection over it is not read until the peer has caught up.
 //!
 //! ```text
-//! cargo run --release --example echo              # then, in another terminal:
-//! nc 127.0.0.1 2007                               # type a line
-//! cargo run --release --example echo -- [::1]:0   # IPv6, any free port
+//! cargo run --release --example echo                # then, in another terminal:
+//! nc 127.0.0.1 2007                                 # type a line
+//! cargo run --release --example echo -- '[::1]:0'   # IPv6, any free port; some shells would expand it without quotes
 //! cargo run --release --example echo -- unix:/tmp/echo.sock
 //! RUST_LOG=debug cargo run --release --example echo
 //! ```
@@ -20,9 +20,9 @@ use std::time::Duration;
 
 /// Send back whatever a peer sends, until it ends.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "echo", version)]
 struct Arguments {
-    /// Where to listen: 127.0.0.1:2007, [::1]:2007, unix:/path, unix:@name; port 0 takes any free one.
+    /// Where to listen: 127.0.0.1:2007, [::1]:2007, unix:/path, unix:@name; port 0 and unix: take any that is free.
     #[arg(default_value = "127.0.0.1:2007")]
     address: String,
 

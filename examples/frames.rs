@@ -9,9 +9,9 @@
 //!
 //! ```text
 //! cargo run --release --example frames               # then, in another terminal:
-//! printf '\0\0\0\5hello' | nc -N 127.0.0.1 2009 | xxd
+//! printf '\0\0\0\5hello' | nc -N 127.0.0.1 2009 | xxd   # -N, to end with the input, is OpenBSD's; without it:
 //! python3 -c "from socket import *; s = create_connection(('127.0.0.1', 2009)); s.sendall(b'\0\0\0\5hello'); print(s.recv(99))"
-//! cargo run --release --example frames -- [::1]:0 --header u16le --max-frame 1000
+//! cargo run --release --example frames -- '[::1]:0' --header u16le --max-frame 1000
 //! cargo run --release --features crc32c --example frames -- --trailer crc32c
 //! ```
 
@@ -26,9 +26,9 @@ use std::time::Duration;
 
 /// Answer each frame with a frame, until the peer ends or sends something else.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "frames", version)]
 struct Arguments {
-    /// Where to listen: 127.0.0.1:2009, [::1]:2009, unix:/path, unix:@name; port 0 takes any free one.
+    /// Where to listen: 127.0.0.1:2009, [::1]:2009, unix:/path, unix:@name; port 0 and unix: take any that is free.
     #[arg(default_value = "127.0.0.1:2009")]
     address: String,
 
@@ -57,7 +57,8 @@ struct Arguments {
     stalled_timeout: u64,
 
     /// Ask silent TCP peers every so many seconds whether they are there; end those that miss it thrice. 0 never does.
-    #[arg(long, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=MAX_KEEP_ALIVE))]
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=MAX_KEEP_ALIVE))]
     keep_alive: u64,
 
     /// Connections at one time; further peers wait until one ends.

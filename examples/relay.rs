@@ -24,9 +24,9 @@ use std::time::Duration;
 
 /// Join every peer that connects to LISTEN to a connection of its own to UPSTREAM.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "relay", version)]
 struct Arguments {
-    /// Where to listen: 127.0.0.1:2008, [::1]:2008, unix:/path, unix:@name; port 0 takes any free one.
+    /// Where to listen: 127.0.0.1:2008, [::1]:2008, unix:/path, unix:@name; port 0 and unix: take any that is free.
     listen: String,
 
     /// Where to connect: an address as above, or host:port.

@@ -65,6 +65,18 @@ fn each_has_a_help() {
         assert_eq!(output.status.code(), Some(0));
         let help = String::from_utf8(output.stdout).expect("text");
         assert!(help.contains("Usage") && help.contains(option), "{help}");
+        let version = self::output(name, &["--version"]);
+        let named = format!("{name} {}\n", env!("CARGO_PKG_VERSION"));
+        assert_eq!(String::from_utf8(version.stdout).as_deref(), Ok(&*named));
+    }
+}
+
+/// A Unix socket to which the kernel gives a name that is free, as it gives a port for port 0.
+#[test]
+fn the_address_unix_alone_is_any_free_name() {
+    for arguments in [&["echo", "unix:"][..], &["relay", "unix:", "127.0.0.1:1"], &["frames", "unix:"]] {
+        let address = &Server::start(arguments[0], &arguments[1..]).address;
+        assert!(address.strip_prefix("unix:@").is_some_and(|name| !name.is_empty()), "{address}");
     }
 }
 

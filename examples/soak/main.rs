@@ -62,7 +62,7 @@ const SLACK_BYTES: u64 = 4 << 20;
 
 /// Load echo and relay with every kind of peer, and see that nothing is lost and nothing stays.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "soak", version)]
 struct Arguments {
     /// How long the load lasts, warm-up included; 0.5 is half a minute.
     #[arg(long, default_value_t = 1.0, value_parser = some_time)]
