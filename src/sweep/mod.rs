@@ -39,16 +39,16 @@ const LATE: Duration = Duration::from_secs(3);
 /// Sites of one kind in one scene. A scene that has more is too long for this.
 const SITES_LIMIT: u32 = 2_000;
 
-/// So many calls in a row fail for want of the same thing. More than a loop may turn in vain, though a turn that spins may
-/// make two of them.
+/// So many calls in a row fail for want of the same thing. More than a loop may turn in vain, though a turn that spins
+/// may make two of them.
 const SHORTAGE_CALLS: u32 = 2 * stage::FRUITLESS_LIMIT + 4;
 
 /// The same of epoll_ctl(2): while it fails, a listener that is to pause is asked about once a turn, for which there is
 /// no remedy. Less than a loop may turn in vain.
 const SHORTAGE_CONTROLS: u32 = 26;
 
-/// Who finds no descriptor for a peer finds none to keep in reserve either, for so many calls: by then a loop that spins has
-/// been seen to, and the other half of the shortage is one in which there is a reserve and it does not help.
+/// Who finds no descriptor for a peer finds none to keep in reserve either, for so many calls: by then a loop that spins
+/// has been seen to, and the other half of the shortage is one in which there is a reserve and it does not help.
 const SHORTAGE_SPARES: u32 = stage::FRUITLESS_LIMIT + 2;
 
 /// A shortage begins with one of the first calls of its kind: from then on a scene is as it was.
@@ -295,12 +295,21 @@ fn table(scenes: &[Scene], tallies: &[Tally]) -> String {
     text
 }
 
+/// All scenes, or the one that PLIMSOLL_SCENE names. A name that none has is refused: nothing played is nothing seen.
+fn chosen(only: Option<&str>) -> Vec<Scene> {
+    let mut scenes = scenes::all();
+    if let Some(only) = only {
+        let names: Vec<_> = scenes.iter().map(|scene| scene.name).collect();
+        assert!(names.contains(&only), "PLIMSOLL_SCENE={only}: the scenes are {}", names.join("; "));
+        scenes.retain(|scene| scene.name == only);
+    }
+    scenes
+}
+
 /// Every scene, each on a thread of its own.
 fn everywhere(what: &str, sweep: fn(&Scene) -> Tally) {
     let begin = Instant::now();
-    let only = std::env::var("PLIMSOLL_SCENE").ok();
-    let scenes: Vec<Scene> =
-        scenes::all().into_iter().filter(|scene| only.as_ref().is_none_or(|only| only == scene.name)).collect();
+    let scenes = chosen(std::env::var("PLIMSOLL_SCENE").ok().as_deref());
     let tallies: Vec<Tally> = std::thread::scope(|scope| {
         let threads: Vec<_> = scenes.iter().map(|scene| scope.spawn(|| sweep(scene))).collect();
         threads.into_iter().map(|thread| thread.join().expect("a scene's panic is caught")).collect()
@@ -318,6 +327,18 @@ fn the_chapter_has_a_column_for_every_scene() {
     for scene in scenes::all() {
         assert!(head.contains(&format!("| {} |", scene.name)), "{} has no column", scene.name);
     }
+}
+
+#[test]
+fn a_scene_can_be_played_alone() {
+    let names: Vec<_> = chosen(Some("udp, full")).iter().map(|scene| scene.name).collect();
+    assert_eq!(names, ["udp, full"]);
+}
+
+#[test]
+#[should_panic(expected = "PLIMSOLL_SCENE=nosuch: the scenes are echo; relay")]
+fn a_scene_that_there_is_not_is_refused() {
+    chosen(Some("nosuch"));
 }
 
 #[test]

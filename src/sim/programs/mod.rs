@@ -12,7 +12,8 @@
 //! ```
 //!
 //! `SIM_SEED=17 SIM_WEATHER=stormy cargo test --lib sim::programs::one_seed -- --nocapture` runs one seed again and
-//! shrinks what it finds; `SIM_PROGRAM='…'` does so with the short list that a report has printed. `SIM_SEEDS=100000` lets the tests try more of them than they do by themselves.
+//! shrinks what it finds; `SIM_PROGRAM='…'` does so with the short list that a report has printed. `SIM_SEEDS=100000`
+//! lets the tests try more of them than they do by themselves.
 
 mod acts;
 mod app;
@@ -32,10 +33,29 @@ mod verdict;
 
 use crate::sys::clock;
 use acts::{Program, Sky};
+use std::fmt::Display;
+use std::str::FromStr;
+
+/// What a variable of the environment says, if it is set. A slip of the pen is a panic: a run of something else than
+/// was asked for looks like an answer.
+fn variable<T: FromStr<Err: Display>>(name: &str) -> Option<T> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+/// The weather of SIM_WEATHER: stormy, if nothing is said.
+fn sky(weather: Option<&str>) -> Sky {
+    match weather {
+        Some("calm") => Sky::Calm,
+        Some("windy") => Sky::Windy,
+        Some("stormy") | None => Sky::Stormy,
+        Some(other) => panic!("SIM_WEATHER={other}: it is calm, windy or stormy"),
+    }
+}
 
 /// Runs the seeds from `first` on until there were so many turns, or so many seeds as SIM_SEEDS says.
 fn sweep(first: u64, sky: Sky, least_turns: u64) {
-    let seeds: Option<u64> = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok());
+    let seeds: Option<u64> = variable("SIM_SEEDS");
     let (began, mut turns, mut seed) = (clock::now(), 0, first);
     while seeds.map_or(turns < least_turns, |seeds| seed < first + seeds) {
         let program = Program::from_seed(seed, sky);
@@ -98,15 +118,10 @@ fn the_same_seed_is_the_same_run() {
 /// What a person wants to see: all of SIM_PROGRAM as it stands, or the program of SIM_SEED.
 #[test]
 fn one_seed() {
-    let variable = |name| std::env::var(name).ok();
-    let sky = match variable("SIM_WEATHER").as_deref() {
-        Some("calm") => Sky::Calm,
-        Some("windy") => Sky::Windy,
-        _ => Sky::Stormy,
-    };
+    let sky = sky(variable::<String>("SIM_WEATHER").as_deref());
     let program = match (variable("SIM_PROGRAM"), variable("SIM_SEED")) {
-        (Some(text), _) => text.parse().expect("a program as a report has it"),
-        (None, Some(seed)) => Program::from_seed(seed.parse().expect("a number"), sky),
+        (Some(program), _) => program,
+        (None, Some(seed)) => Program::from_seed(seed, sky),
         (None, None) => return,
     };
     println!("{program:#?}");
@@ -114,4 +129,10 @@ fn one_seed() {
         Ok(ran) => println!("content after {} turns", ran.turns),
         Err(wrong) => panic!("{}", shrink::report(&program, &wrong, &run::run)),
     }
+}
+
+#[test]
+#[should_panic(expected = "it is calm, windy or stormy")]
+fn a_weather_that_there_is_not_is_refused() {
+    sky(Some("foggy"));
 }
