@@ -133,6 +133,16 @@ fn the_map_shows_every_file() {
     }
 }
 
+/// `@@` is what a patch has between its hunks, or a place that was to be filled in.
+#[test]
+fn no_text_has_a_place_left_to_fill_in() {
+    for text in texts() {
+        for (n, line) in read(&text).lines().enumerate() {
+            assert!(!line.contains("@@"), "{text}:{}: {line}", n + 1);
+        }
+    }
+}
+
 /// Programs that the README shows in full, each behind the line that names it.
 const SHOWN: &[&str] = &["examples/echo.rs", "examples/relay.rs"];
 
