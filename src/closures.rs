@@ -272,10 +272,10 @@ impl<A> fmt::Debug for Mailbox<A> {
 
 /// A letter that was not taken.
 ///
-/// Like the errors of the standard library's channels it owns what was refused. A letter can be sent to another thread
-/// but not shared between two, so neither can this, and `?` does not turn it into an error that has to be `Sync`, as
-/// `Box<dyn Error + Send + Sync>`. Who does not want the letter back makes an [`io::Error`] of it, to which `?` does turn
-/// it:
+/// It is not `Sync`, so `?` into a `Box<dyn Error + Send + Sync>` needs `.map_err(io::Error::from)`; into an
+/// [`io::Error`] it goes by itself, and the letter is dropped. The reason is that it owns what was refused, like the
+/// errors of the standard library's channels, and a letter can be sent to another thread but not shared between two.
+///
 ///
 /// ```
 /// use plimsoll::{Mailbox, Reactor};

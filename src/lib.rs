@@ -59,6 +59,19 @@
 //! [`on_low_water`](Handler::on_low_water). Past the hard limit (64 MiB) the connection ends. Input that a handler
 //! leaves unconsumed is bounded by the input limit (1 MiB). All limits and times stand in [`options`].
 //!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | what it brings |
+//! |---|---|
+//! | `crc32c` | a CRC32C trailer on length-prefixed frames: [`codec`] |
+//! | `sim` | a test kit, `plimsoll::sim`: a simulated kernel, network and clock for handlers of your own |
+//! | `fault` | `plimsoll::fault`: the n-th system call of a kind fails, is cut short or comes late; part of `sim` |
+//!
+//! `sim` and `fault` are for tests: name them under `[dev-dependencies]`, and the program that you ship has nothing of
+//! them.
+//!
 //! # Where to go on
 //!
 //! [`Handler`] for the callbacks, [`CloseReason`] for how connections end, [`codec`] for lines and frames. The
