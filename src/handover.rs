@@ -106,8 +106,9 @@ impl<A: 'static> Net<A> {
 pub struct Detached {
     /// The socket.
     pub fd: Fd,
-    /// Where its peer is; [`Net::detach`] fills it in. With `None` the kernel is asked, which forgets it when both halves of a TCP connection have
-    /// ended, in order or by an RST: then [`Net::adopt`] cannot tell it from one that was never made.
+    /// Where its peer is; [`Net::detach`] fills it in. With `None` the kernel is asked, which forgets it when both
+    /// halves of a TCP connection have ended, in order or by an RST: then [`Net::adopt`] cannot tell it from one that
+    /// was never made.
     pub peer: Option<Address>,
     /// Read from it and not consumed.
     pub unread: BytesMut,

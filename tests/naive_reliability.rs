@@ -1,7 +1,7 @@
 //! The naive way of docs/reliability.md goes wrong as the chapter says.
 //!
-//! The goal: the chapter's transcript is what a reader sees. The method: the program runs here, and its words are looked
-//! up in the chapter.
+//! The goal: the chapter's transcript is what a reader sees. The method: the program runs here, and its words are
+//! looked up in the chapter.
 
 #[path = "../docs/naive/reliability.rs"]
 mod naive;

@@ -47,8 +47,8 @@ const SHORTAGE_CALLS: u32 = 2 * stage::FRUITLESS_LIMIT + 4;
 /// no remedy. Less than a loop may turn in vain.
 const SHORTAGE_CONTROLS: u32 = 26;
 
-/// Who finds no descriptor for a peer finds none to keep in reserve either, for so many calls: by then a loop that spins
-/// has been seen to, and the other half of the shortage is one in which there is a reserve and it does not help.
+/// Who finds no descriptor for a peer finds none to keep in reserve either, for so many calls: by then a loop that
+/// spins has been seen to, and the other half of the shortage is one in which there is a reserve and it does not help.
 const SHORTAGE_SPARES: u32 = stage::FRUITLESS_LIMIT + 2;
 
 /// A shortage begins with one of the first calls of its kind: from then on a scene is as it was.

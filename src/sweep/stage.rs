@@ -34,8 +34,8 @@ const QUIET_TURNS: u32 = 1;
 /// and without it a small send buffer stays full.
 const STRIDE: Duration = Duration::from_millis(50);
 
-/// Without a timer to move to, so many patient waits in a row are a hang. Not a time: a machine may have other things to
-/// do than to run us.
+/// Without a timer to move to, so many patient waits in a row are a hang. Not a time: a machine may have other things
+/// to do than to run us.
 const SILENT_TURNS_LIMIT: u32 = 200;
 
 /// Another thread may take longer, and does not know of the moved clock.

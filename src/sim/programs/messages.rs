@@ -1,7 +1,7 @@
 //! Datagrams of a random program: whole or not at all, none altered, none twice, and each accounted for.
 //!
-//! A datagram begins with its number; the rest is a pattern that follows from it. What the program offered is either out,
-//! or counted as dropped, and what was sent to it and fits into the kernel's buffer is received.
+//! A datagram begins with its number; the rest is a pattern that follows from it. What the program offered is either
+//! out, or counted as dropped, and what was sent to it and fits into the kernel's buffer is received.
 
 use super::app::App;
 use super::oracle::{Direction, pattern};

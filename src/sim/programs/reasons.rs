@@ -1,7 +1,8 @@
 //! Why connections end: whether the reason that is told can be the reason.
 //!
-//! A reason is a claim about the past: so much was queued, nothing has moved for so long, somebody has asked for it. The
-//! program knows what it asked for, and the simulated kernel what has moved; the library is believed nothing.
+//! A reason is a claim about the past: so much was queued, nothing has moved for so long, somebody has asked for it.
+//! The program knows what it asked for, and the simulated kernel what has moved; nothing is taken on the library's
+//! word.
 
 use super::acts::Place;
 use super::app::{App, Stream};

@@ -1,5 +1,5 @@
-//! Handlers that ask and count the answers: on connections of our own, to an address, to a name, and in the place of one
-//! that was aborted.
+//! Handlers that ask and count the answers: on connections of our own, to an address, to a name, and in the place of
+//! one that was aborted.
 
 use super::super::peer::{Act, speech};
 use super::super::stage::{Entered, Ledger, Stage, Trouble, wrong};

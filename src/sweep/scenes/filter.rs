@@ -5,8 +5,8 @@
 //!   plain           │ 0, block 0 │ 1, block 1 │ …      what the handler hears, and gives back
 //! ```
 //!
-//! The filter numbers what comes in, and takes the numbers off what goes out: so it would see a byte that is lost or doubled
-//! on its way through the handler. Before what comes back stands its greeting, behind it the farewell.
+//! The filter numbers what comes in, and takes the numbers off what goes out: so it would see a byte that is lost or
+//! doubled on its way through the handler. Before what comes back stands its greeting, behind it the farewell.
 
 use super::super::peer::{Act, speech};
 use super::super::stage::{Entered, Stage, Trouble, wrong};

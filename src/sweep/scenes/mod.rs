@@ -1,9 +1,9 @@
 //! What is played: one scene for each thing that a reactor is used for, as short as it can be and still come by
 //! every system call.
 //!
-//! They are kept by what their handlers do: give back what comes (`echo.rs`), carry it to somebody else (`carry.rs`), or
-//! ask and count the answers (`ask.rs`). The others are about filters, datagrams, timers, sockets from elsewhere and the
-//! stop.
+//! They are kept by what their handlers do: give back what comes (`echo.rs`), carry it to somebody else (`carry.rs`),
+//! or ask and count the answers (`ask.rs`). The others are about filters, datagrams, timers, sockets from elsewhere and
+//! the stop.
 
 mod ask;
 mod carry;
