@@ -3,7 +3,7 @@
 //! The goal: what the documentation of `plimsoll::sim` says is so. The method: small programs as a user would write
 //! them, in every weather.
 
-use plimsoll::sim::{Weather, World};
+use plimsoll::sim::{Peer, Weather, World};
 use plimsoll::{Address, BytesMut, CloseReason, Ctx, DialOptions, Handler, Reactor, StreamOptions};
 use std::time::Duration;
 
@@ -179,4 +179,40 @@ fn datagrams_come_back() {
     for n in 0..20u8 {
         assert_eq!(peer.receive(), Some((address("10.0.0.1:53"), vec![n; 100])));
     }
+}
+
+#[test]
+fn a_peer_that_has_ended_itself_still_knows_what_it_knew() {
+    for to in ["10.0.0.1:7", "unix:/run/greeter"] {
+        for end in [Peer::close, Peer::reset] {
+            let world = World::calm();
+            let mut reactor = Reactor::new(Seen::default()).unwrap();
+            reactor
+                .net
+                .listen(to, |ctx, _| {
+                    ctx.send("hello".as_bytes());
+                    ctx.shutdown();
+                    Some(Reader)
+                })
+                .unwrap();
+            let peer = world.connect(&address(to));
+            peer.takes();
+            world.after(Duration::from_secs(1), move |_| end(peer));
+            reactor.run().unwrap();
+            world.pass(Duration::from_secs(1));
+            assert_eq!(peer.received(), b"hello");
+            assert!(peer.has_connected() && peer.has_ended() && peer.is_over());
+            assert_eq!(peer.local_address().is_some(), to.starts_with("10"));
+            assert!(peer.error().is_none(), "it was its own doing");
+        }
+    }
+}
+
+#[test]
+fn a_refused_peer_knows_why_when_it_has_closed() {
+    let world = World::calm();
+    let peer = world.connect(&address("10.0.0.1:7"));
+    peer.close();
+    assert_eq!(peer.error().unwrap().kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(!peer.has_connected());
 }

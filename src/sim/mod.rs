@@ -232,7 +232,8 @@ fn here<T>(f: impl FnOnce(&mut Kernel) -> T) -> T {
 /// The other end of one of the program's streams, played by the test.
 ///
 /// It is a name: copies are the same peer, and dropping it changes nothing. All that it does happens at once, but for
-/// the way to the program, which takes its time. It never waits: what it sends is taken whole.
+/// the way to the program, which takes its time. It never waits: what it sends is taken whole. What it knows when the
+/// connection is over, whoever ended it, it knows until the world ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     id: Id,
@@ -297,9 +298,9 @@ impl Peer {
         });
     }
 
-    /// All that it has read so far. Gone when the peer has closed or was reset.
+    /// All that it has read so far. What came and was not read before it closed or reset is not among it.
     pub fn received(self) -> Vec<u8> {
-        here(|kernel| kernel.stream(self.id).map(|stream| stream.taken.clone())).unwrap_or_default()
+        here(|kernel| kernel.remembered(self.id).map(|stream| stream.taken.clone())).unwrap_or_default()
     }
 
     /// Ends its half: what it has sent arrives first.
@@ -328,22 +329,22 @@ impl Peer {
 
     /// Its own address, which is what the program sees as its peer's.
     pub fn local_address(self) -> Option<Address> {
-        here(|kernel| kernel.stream(self.id).and_then(|stream| stream.local.clone()))
+        here(|kernel| kernel.remembered(self.id).and_then(|stream| stream.local.clone()))
     }
 
     /// Whether it is connected, or was.
     pub fn has_connected(self) -> bool {
-        here(|kernel| kernel.stream(self.id).is_some_and(|stream| stream.peer.is_some()))
+        here(|kernel| kernel.remembered(self.id).is_some_and(|stream| stream.peer.is_some()))
     }
 
     /// Whether the program has ended its half, and everything before that end has come.
     pub fn has_ended(self) -> bool {
-        here(|kernel| kernel.stream(self.id).is_some_and(|stream| stream.fin_received && stream.rx.is_empty()))
+        here(|kernel| kernel.remembered(self.id).is_some_and(|stream| stream.fin_received && stream.rx.is_empty()))
     }
 
-    /// Whether the connection was cut, and why: refused, reset, timed out.
+    /// Whether the connection was cut, and why: refused, reset, timed out. What the peer does itself is no error.
     pub fn error(self) -> Option<io::Error> {
-        here(|kernel| kernel.stream(self.id).map(|stream| stream.cut))
+        here(|kernel| kernel.remembered(self.id).map(|stream| stream.cut))
             .filter(|errno| *errno != 0)
             .map(io::Error::from_raw_os_error)
     }

@@ -22,7 +22,7 @@ use super::stream::Stream;
 use crate::sys::Address;
 use slab::Slab;
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::RawFd;
 
 /// The first simulated descriptor.
@@ -114,6 +114,8 @@ pub struct Kernel {
     pub watches: Slab<Watch>,
     /// Bound sockets by protocol and address; several where ports are shared.
     pub names: HashMap<(Protocol, Address), Vec<Id>>,
+    /// Streams of peers from outside that are gone: what they knew, a test may ask for later.
+    past: HashMap<Id, Box<Stream>>,
     /// Addresses that swallow what is sent to them.
     pub silent: Vec<Address>,
     /// What host names stand for.
@@ -154,6 +156,7 @@ impl Kernel {
             nodes: Slab::new(),
             watches: Slab::new(),
             names: HashMap::new(),
+            past: HashMap::new(),
             silent: Vec::new(),
             hosts: HashMap::new(),
             next_port: 32_768,
@@ -341,12 +344,23 @@ impl Kernel {
         }
     }
 
-    /// Whatever it still had is gone; who asks for it finds nothing.
+    /// Whatever it still had is gone; who asks for it finds nothing. Of a peer from outside the memory stays.
     pub fn free(&mut self, id: Id) {
-        if self.node(id).is_some() {
-            self.unwatch(id);
-            self.nodes.remove(id.index as usize);
+        if self.node(id).is_none() {
+            return;
         }
+        self.unwatch(id);
+        if let What::Stream(mut stream) = self.nodes.remove(id.index as usize).what
+            && stream.outside
+        {
+            stream.tx = VecDeque::new();
+            self.past.insert(id, stream);
+        }
+    }
+
+    /// What a peer from outside knows, be it there or gone.
+    pub fn remembered(&self, id: Id) -> Option<&Stream> {
+        self.stream(id).or_else(|| self.past.get(&id).map(|stream| &**stream))
     }
 
     // ── Descriptors ──────────────────────────────────────────────────────────────────────────────────────────
