@@ -216,3 +216,31 @@ fn a_refused_peer_knows_why_when_it_has_closed() {
     assert_eq!(peer.error().unwrap().kind(), std::io::ErrorKind::ConnectionRefused);
     assert!(!peer.has_connected());
 }
+
+#[test]
+fn a_second_world_is_refused_and_the_first_lives_on() {
+    let world = World::new(1);
+    world.pass(Duration::from_secs(1));
+    let panicked = std::panic::catch_unwind(|| World::new(2)).unwrap_err();
+    assert_eq!(panicked.downcast_ref(), Some(&"this thread has a World already: drop it first"));
+    assert!(world.elapsed() >= Duration::from_secs(1));
+    drop(world);
+    World::new(2);
+}
+
+#[test]
+fn a_misuse_is_reported_where_the_test_has_made_it() {
+    let peer = World::calm().connect(&address("10.0.0.1:7"));
+    let place = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let noted = std::sync::Arc::clone(&place);
+    let me = std::thread::current().id();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| match std::thread::current().id() == me {
+        true => *noted.lock().unwrap() = info.location().map(|at| at.file().to_owned()),
+        false => before(info),
+    }));
+    for misuse in [|peer: Peer| _ = peer.received(), |peer: Peer| peer.takes(), |peer: Peer| peer.send(b"x")] {
+        assert!(std::panic::catch_unwind(|| misuse(peer)).is_err());
+        assert_eq!(place.lock().unwrap().take().as_deref(), Some(file!()));
+    }
+}

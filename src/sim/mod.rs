@@ -87,6 +87,7 @@ impl World {
     ///
     /// # Panics
     /// If this thread has a world already.
+    #[track_caller]
     pub fn new(seed: u64) -> World {
         World::with_weather(seed, Weather::windy())
     }
@@ -95,6 +96,7 @@ impl World {
     ///
     /// # Panics
     /// As [`new`](World::new).
+    #[track_caller]
     pub fn calm() -> World {
         World::with_weather(0, Weather::calm())
     }
@@ -103,6 +105,7 @@ impl World {
     ///
     /// # Panics
     /// As [`new`](World::new).
+    #[track_caller]
     pub fn with_weather(seed: u64, weather: Weather) -> World {
         sim::install(seed, weather);
         World { began: here(|kernel| kernel.now), here: PhantomData }
@@ -117,11 +120,13 @@ impl World {
 
     /// A peer from outside that connects to a socket of the program. What it is told to send waits until it is
     /// connected; if nobody listens, it [was cut](Peer::error).
+    #[track_caller]
     pub fn connect(&self, to: &Address) -> Peer {
         Peer::connect(None, to)
     }
 
     /// The same, from an address of the peer's own.
+    #[track_caller]
     pub fn connect_from(&self, from: &Address, to: &Address) -> Peer {
         Peer::connect(Some(from), to)
     }
@@ -225,8 +230,9 @@ impl fmt::Debug for World {
 }
 
 /// The kernel of this thread's world.
+#[track_caller]
 fn here<T>(f: impl FnOnce(&mut Kernel) -> T) -> T {
-    sim::with(f).expect("the world of this peer is this thread's, and lives")
+    sim::with(f).expect("a peer lives on the thread of its World, and as long as that: there is none here")
 }
 
 /// The other end of one of the program's streams, played by the test.
@@ -240,6 +246,7 @@ pub struct Peer {
 }
 
 impl Peer {
+    #[track_caller]
     fn connect(from: Option<&Address>, to: &Address) -> Peer {
         here(|kernel| {
             let id = kernel.make_outsider(to.is_unix());
@@ -253,16 +260,19 @@ impl Peer {
     }
 
     /// Sends; lost without a word if the connection is over.
+    #[track_caller]
     pub fn send(self, data: &[u8]) {
         let _ = here(|kernel| kernel.send(self.id, &[io::IoSlice::new(data)], false));
     }
 
     /// The same, and makes the last byte TCP's urgent one, which the program will not read.
+    #[track_caller]
     pub fn send_urgent(self, data: &[u8]) {
         let _ = here(|kernel| kernel.send(self.id, &[io::IoSlice::new(data)], true));
     }
 
     /// Reads what has come, at most `max` bytes.
+    #[track_caller]
     pub fn read(self, max: usize) -> Vec<u8> {
         let mut data = Vec::new();
         here(|kernel| {
@@ -275,20 +285,24 @@ impl Peer {
     }
 
     /// From now on it reads everything as it comes; see [`received`](Peer::received).
+    #[track_caller]
     pub fn takes(self) {
         self.behave(Manner::Takes);
     }
 
     /// From now on it reads everything as it comes, sends it back, and ends when it is ended.
+    #[track_caller]
     pub fn echoes(self) {
         self.behave(Manner::Echoes);
     }
 
     /// From now on it reads nothing unless told to.
+    #[track_caller]
     pub fn stops_reading(self) {
         self.behave(Manner::ByHand);
     }
 
+    #[track_caller]
     fn behave(self, manner: Manner) {
         here(|kernel| {
             if let Some(stream) = kernel.stream_mut(self.id) {
@@ -299,26 +313,31 @@ impl Peer {
     }
 
     /// All that it has read so far. What came and was not read before it closed or reset is not among it.
+    #[track_caller]
     pub fn received(self) -> Vec<u8> {
         here(|kernel| kernel.remembered(self.id).map(|stream| stream.taken.clone())).unwrap_or_default()
     }
 
     /// Ends its half: what it has sent arrives first.
+    #[track_caller]
     pub fn shutdown(self) {
         let _ = here(|kernel| kernel.shutdown(self.id));
     }
 
     /// Closes, as a program that ends: if something is unread, the connection is cut.
+    #[track_caller]
     pub fn close(self) {
         here(|kernel| kernel.let_go(self.id));
     }
 
     /// Cuts the connection (RST).
+    #[track_caller]
     pub fn reset(self) {
         here(|kernel| kernel.abandon(self.id));
     }
 
     /// Is gone, with its machine: it answers nothing any more, and nobody is told.
+    #[track_caller]
     pub fn vanish(self) {
         here(|kernel| {
             if let Some(stream) = kernel.stream_mut(self.id) {
@@ -328,21 +347,25 @@ impl Peer {
     }
 
     /// Its own address, which is what the program sees as its peer's.
+    #[track_caller]
     pub fn local_address(self) -> Option<Address> {
         here(|kernel| kernel.remembered(self.id).and_then(|stream| stream.local.clone()))
     }
 
     /// Whether it is connected, or was.
+    #[track_caller]
     pub fn has_connected(self) -> bool {
         here(|kernel| kernel.remembered(self.id).is_some_and(|stream| stream.peer.is_some()))
     }
 
     /// Whether the program has ended its half, and everything before that end has come.
+    #[track_caller]
     pub fn has_ended(self) -> bool {
         here(|kernel| kernel.remembered(self.id).is_some_and(|stream| stream.fin_received && stream.rx.is_empty()))
     }
 
     /// Whether the connection was cut, and why: refused, reset, timed out. What the peer does itself is no error.
+    #[track_caller]
     pub fn error(self) -> Option<io::Error> {
         here(|kernel| kernel.remembered(self.id).map(|stream| stream.cut))
             .filter(|errno| *errno != 0)
@@ -350,6 +373,7 @@ impl Peer {
     }
 
     /// Whether nothing can come from it or reach it any more.
+    #[track_caller]
     pub fn is_over(self) -> bool {
         here(|kernel| kernel.stream(self.id).is_none_or(|stream| stream.state == State::Closed))
     }
@@ -362,6 +386,7 @@ pub struct Harbor {
 }
 
 impl Harbor {
+    #[track_caller]
     fn open(at: &Address) -> io::Result<Harbor> {
         here(|kernel| {
             let id = kernel.make_outsider(at.is_unix());
@@ -373,20 +398,24 @@ impl Harbor {
     }
 
     /// Takes the connection that has waited longest.
+    #[track_caller]
     pub fn accept(self) -> Option<Peer> {
         here(|kernel| kernel.accept(self.id).ok()).map(|(id, _)| Peer { id })
     }
 
     /// Who connects from now on is read by itself.
+    #[track_caller]
     pub fn takes(self) {
         self.behave(Manner::Takes);
     }
 
     /// Who connects from now on is echoed.
+    #[track_caller]
     pub fn echoes(self) {
         self.behave(Manner::Echoes);
     }
 
+    #[track_caller]
     fn behave(self, manner: Manner) {
         here(|kernel| {
             if let Some(stream) = kernel.stream_mut(self.id) {
@@ -396,6 +425,7 @@ impl Harbor {
     }
 
     /// Stops listening; who waits to be accepted is cut.
+    #[track_caller]
     pub fn close(self) {
         here(|kernel| kernel.let_go(self.id));
     }
@@ -412,11 +442,13 @@ impl DatagramPeer {
     ///
     /// # Errors
     /// Too long; for Unix, no such receiver, or its buffer is full.
+    #[track_caller]
     pub fn send(self, to: &Address, data: &[u8]) -> io::Result<()> {
         here(|kernel| kernel.post_datagram(self.id, to, data)).map_err(io::Error::from_raw_os_error)
     }
 
     /// The datagram that has waited longest, and who sent it.
+    #[track_caller]
     pub fn receive(self) -> Option<(Address, Vec<u8>)> {
         here(|kernel| kernel.take_datagram(self.id).ok()).map(|message| (message.from, message.data))
     }

@@ -52,11 +52,11 @@ thread_local! {
 /// Puts a simulated kernel behind this thread's system calls.
 ///
 /// # Panics
-/// If there is one already.
+/// If there is one already, which lives on.
+#[track_caller]
 pub fn install(seed: u64, weather: Weather) {
-    let kernel = Installed { kernel: Kernel::new(seed, weather), epoch: Instant::now() };
-    let before = KERNEL.replace(Some(kernel));
-    assert!(before.is_none(), "one thread has one kernel");
+    assert!(KERNEL.with_borrow(Option::is_none), "this thread has a World already: drop it first");
+    KERNEL.set(Some(Installed { kernel: Kernel::new(seed, weather), epoch: Instant::now() }));
 }
 
 /// Takes it away. Descriptors that are left are of nobody: to close one does nothing.
