@@ -6,10 +6,10 @@
 //! I/O call fails once, in turn, until a run has no such call any more.
 //!
 //! ```text
-//!   socket::send ──► seam::send ──► fault::ask(Send) ── nothing planned ──► the kernel, real or simulated
-//!                                        │ counts      ── Fail(errno) ────► Err, and the kernel is not asked
-//!                                        │             ── Cut(part) ──────► the kernel, with fewer bytes
-//!                                        └──────────── ── Delay(time) ────► the clock jumps, then the kernel
+//!   the loop sends ──► the plan ── nothing planned ──► the kernel, real or simulated
+//!                         │ counts   Fail(errno) ────► Err, and the kernel is not asked
+//!                         │          Cut(part) ──────► the kernel, with fewer bytes
+//!                         └────────  Delay(time) ────► the clock jumps, then the kernel
 //! ```
 //!
 //! The rules that are kept: a plan belongs to one thread, so that tests beside each other do not meet; a call that
@@ -18,8 +18,30 @@
 //!
 //! The clock is part of it. A test that has to wait for a time-out moves this thread's clock forward with
 //! [`advance`]; the rest of the process does not notice.
+//!
+//! # Examples
+//!
+//! A plan is installed, the loop runs into it, and what comes back tells what was met:
+//!
+//! ```
+//! use plimsoll::Reactor;
+//! use plimsoll::fault::{self, Call, Fault, Plan};
+//!
+//! let mut reactor = Reactor::new(())?;
+//! fault::install(Plan::new().with(Call::Bind, 1, Fault::Fail(28))); // ENOSPC
+//! let refused = reactor.net.serve("127.0.0.1:0", |_, _| {});
+//! let plan = fault::remove().expect("it was installed");
+//!
+//! assert_eq!(refused.unwrap_err().raw_os_error(), Some(28));
+//! assert_eq!((plan.made(Call::Bind), plan.met(), plan.unmet().count()), (1, 1, 0));
+//! assert!(reactor.net.serve("127.0.0.1:0", |_, _| {}).is_ok(), "the plan is over");
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! A test in which a fault was planned and never met has tested nothing: look at [`Plan::unmet`] at its end.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -31,7 +53,7 @@ macro_rules! calls {
         /// A kind of system call, as the ground floor makes them. Each is counted for itself.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
-        pub enum Call { $($(#[$doc])* $name),* }
+        pub enum Call { $($(#[$doc])* #[doc = concat!("\n\nIn the manual: `", $text, "`.")] $name),* }
 
         impl Call {
             /// Every kind.
@@ -144,16 +166,20 @@ impl Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// It answers this errno and is not made. [`Call::Close`] takes no notice: Linux has closed the descriptor before it
-    /// can fail, so its answer says nothing.
+    /// can fail, so its answer says nothing; the fault counts as met.
+    ///
+    /// A send that answers EAGAIN without need is followed by no edge: a loop goes on when it asks again by itself,
+    /// a second or two later by its clock.
     Fail(i32),
-    /// It moves fewer bytes (or datagrams) than it could. What cannot be cut is made whole.
+    /// It moves fewer bytes (or datagrams) than it could, and what is left to move is reported a moment later, as the
+    /// kernel does it. What cannot be cut is made whole.
     Cut(Part),
     /// This much time passes before it is made.
     Delay(Duration),
 }
 
 /// Which call of a kind meets what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub call: Call,
     /// Counted from one.
@@ -162,7 +188,7 @@ pub(crate) struct Entry {
 }
 
 /// The faults of one run, and the counts of its calls.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plan {
     entries: Vec<Entry>,
     made: [u32; Call::ALL.len()],
@@ -182,8 +208,13 @@ impl Plan {
     }
 
     /// Has the `nth` call of this kind, counted from one, meet `fault`, and not what was planned for it before.
+    ///
+    /// # Panics
+    /// If `nth` is 0, which no call is.
     #[must_use]
+    #[track_caller]
     pub fn with(mut self, call: Call, nth: u32, fault: Fault) -> Plan {
+        assert_ne!(nth, 0, "calls are counted from one: no {call} is the 0th");
         self.entries.retain(|entry| (entry.call, entry.nth) != (call, nth));
         self.entries.push(Entry { call, nth, fault });
         self
@@ -199,6 +230,11 @@ impl Plan {
         self.met.len() as u32
     }
 
+    /// What was planned for calls that were not made: the call, and which of its kind.
+    pub fn unmet(&self) -> impl Iterator<Item = (Call, u32)> {
+        self.entries.iter().filter(|entry| entry.nth > self.made(entry.call)).map(|entry| (entry.call, entry.nth))
+    }
+
     /// Counts a call; what it is to meet.
     fn meet(&mut self, call: Call) -> Option<Fault> {
         let made = &mut self.made[call as usize];
@@ -206,6 +242,25 @@ impl Plan {
         let entry = self.entries.iter().find(|entry| entry.call == call && entry.nth == *made)?;
         self.met.push(*entry);
         Some(entry.fault)
+    }
+}
+
+/// Of the counts, those that are not zero, by name.
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let made = Call::ALL.iter().map(|call| (*call, self.made(*call))).filter(|(_, made)| *made > 0);
+        f.debug_struct("Plan")
+            .field("planned", &self.entries)
+            .field("met", &self.met)
+            .field("made", &made.collect::<BTreeMap<_, _>>())
+            .finish()
+    }
+}
+
+/// As it is planned: *Send 3 Fail(105)*.
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {} {:?}", self.call, self.nth, self.fault)
     }
 }
 
@@ -251,7 +306,7 @@ pub fn advance(time: Duration) {
     AHEAD_NS.set(AHEAD_NS.get().saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
 }
 
-/// How far this thread's clock was moved.
+/// How far this thread's clock was moved. Nought in a simulated world, whose own clock is moved.
 pub fn ahead() -> Duration {
     Duration::from_nanos(AHEAD_NS.get())
 }
@@ -325,6 +380,25 @@ mod tests {
         let plan = remove().expect("it was installed");
         assert_eq!(met, [None, None, Some(Fault::Fail(libc::ENOBUFS)), None]);
         assert_eq!((plan.made(Call::Send), plan.made(Call::Recv), plan.met()), (3, 1, 1));
+    }
+
+    #[test]
+    fn what_was_planned_and_not_met_is_told() {
+        let planned = Plan::new().with(Call::Send, 2, Fault::Fail(28)).with(Call::Recv, 1, Fault::Cut(Part::Half));
+        install(planned);
+        ask(Call::Send);
+        assert_eq!(ask(Call::Recv), Some(Fault::Cut(Part::Half)));
+        let plan = remove().expect("it was installed");
+        assert_eq!(plan.unmet().collect::<Vec<_>>(), [(Call::Send, 2)]);
+        let told =
+            "Plan { planned: [Send 2 Fail(28), Recv 1 Cut(Half)], met: [Recv 1 Cut(Half)], made: {Recv: 1, Send: 1} }";
+        assert_eq!(format!("{plan:?}"), told);
+    }
+
+    #[test]
+    #[should_panic(expected = "calls are counted from one: no accept4 is the 0th")]
+    fn no_call_is_the_0th() {
+        let _ = Plan::new().with(Call::Accept, 0, Fault::Fail(24));
     }
 
     #[test]
