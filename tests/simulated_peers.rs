@@ -3,6 +3,7 @@
 //! The goal: what the documentation of `plimsoll::sim` says is so. The method: small programs as a user would write
 //! them, in every weather.
 
+use plimsoll::fault::{self, Call, Fault, Part, Plan};
 use plimsoll::sim::{Peer, Weather, World};
 use plimsoll::{Address, BytesMut, CloseReason, Ctx, DialOptions, Handler, Reactor, StreamOptions};
 use std::time::Duration;
@@ -242,5 +243,22 @@ fn a_misuse_is_reported_where_the_test_has_made_it() {
     for misuse in [|peer: Peer| _ = peer.received(), |peer: Peer| peer.takes(), |peer: Peer| peer.send(b"x")] {
         assert!(std::panic::catch_unwind(|| misuse(peer)).is_err());
         assert_eq!(place.lock().unwrap().take().as_deref(), Some(file!()));
+    }
+}
+
+#[test]
+fn what_is_cut_off_a_send_goes_out_a_moment_later() {
+    for to in ["10.0.0.1:7", "unix:/run/greeter"] {
+        let world = World::calm();
+        let mut reactor = Reactor::new(()).unwrap();
+        reactor.net.serve(to, |ctx, input| _ = ctx.send(input.split())).unwrap();
+        let peer = world.connect(&address(to));
+        peer.takes();
+        peer.send(b"hello");
+        world.after(Duration::from_millis(50), move |_| assert_eq!(peer.received(), b"hello"));
+        fault::install(Plan::new().with(Call::Send, 1, Fault::Cut(Part::OneByte)));
+        reactor.net.after(Duration::from_millis(100), |lp| lp.net.stop());
+        reactor.run().unwrap();
+        assert_eq!(fault::remove().unwrap().unmet().next(), None);
     }
 }

@@ -17,7 +17,8 @@
 //! The special problem of the shortened read: TCP never returns less than it has unless a mark or an end stands
 //! behind it, so the loop takes a short read for the last one until the next edge. A fault must not break that
 //! promise of the kernel, or it would find bugs that are not there. So after a cut the descriptor is armed
-//! again, and the kernel reports what is left as a new edge: it is as if the rest had come a moment later.
+//! again, and the kernel reports what is left as a new edge: it is as if the rest had come a moment later. So it is
+//! with a shortened write, which the kernel makes only of a buffer that is full, and tells when there is room again.
 
 use super::address::Address;
 use super::clock::{self, Moment};
@@ -102,12 +103,16 @@ pub fn recv(fd: &Fd, input: &mut BytesMut, limit: usize) -> Option<io::Result<us
 }
 
 pub fn send(fd: &Fd, bytes: &[u8]) -> Option<io::Result<usize>> {
-    failure_or_cut(Call::Send, |part| socket::send(fd, &bytes[..part.of(bytes.len())]))
+    failure_or_cut(Call::Send, |part| {
+        let room = part.of(bytes.len());
+        cut_send(fd, bytes.len(), socket::send(fd, &bytes[..room]))
+    })
 }
 
 pub fn send_vectored(fd: &Fd, slices: &[IoSlice<'_>]) -> Option<io::Result<usize>> {
     failure_or_cut(Call::SendVectored, |part| {
-        let mut left = part.of(slices.iter().map(|slice| slice.len()).sum());
+        let whole = slices.iter().map(|slice| slice.len()).sum();
+        let mut left = part.of(whole);
         let cut: Vec<_> = slices
             .iter()
             .map(|slice| {
@@ -116,8 +121,16 @@ pub fn send_vectored(fd: &Fd, slices: &[IoSlice<'_>]) -> Option<io::Result<usize
                 IoSlice::new(&slice[..length])
             })
             .collect();
-        socket::send_vectored(fd, &cut)
+        cut_send(fd, whole, socket::send_vectored(fd, &cut))
     })
+}
+
+/// What was cut off a send is owed the edge that follows a full buffer.
+fn cut_send(fd: &Fd, whole: usize, answer: io::Result<usize>) -> io::Result<usize> {
+    if answer.as_ref().is_ok_and(|n| *n < whole) {
+        arm_again(fd);
+    }
+    answer
 }
 
 pub fn shutdown_write(_fd: &Fd) -> Option<io::Result<()>> {
@@ -194,7 +207,10 @@ pub fn receive(inbox: &mut Inbox, fd: &Fd, max: usize) -> Option<io::Result<usiz
 }
 
 pub fn send_batch(fd: &Fd, batch: &[Outgoing<'_>]) -> Option<io::Result<usize>> {
-    failure_or_cut(Call::SendBatch, |part| datagram::send_batch(fd, &batch[..part.of(batch.len())]))
+    failure_or_cut(Call::SendBatch, |part| {
+        let room = part.of(batch.len());
+        cut_send(fd, batch.len(), datagram::send_batch(fd, &batch[..room]))
+    })
 }
 
 pub fn interfaces() -> Option<io::Result<Vec<Interface>>> {
