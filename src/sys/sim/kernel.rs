@@ -24,6 +24,7 @@ use slab::Slab;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::os::fd::RawFd;
+use std::sync::atomic::{self, AtomicU64};
 
 /// The first simulated descriptor.
 pub const FIRST: RawFd = 1 << 30;
@@ -31,11 +32,14 @@ pub const FIRST: RawFd = 1 << 30;
 /// What the real kernel would leave in errno.
 pub type Errno = i32;
 
-/// A node; stale when that is gone, whoever has its place by then.
+/// How many kernels there were in this process: the nodes of one are not those of another.
+static KERNELS: AtomicU64 = AtomicU64::new(0);
+
+/// A node; stale when that is gone, whoever has its place by then, and in every other kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id {
     index: u32,
-    serial: u32,
+    serial: u64,
 }
 
 #[derive(Debug)]
@@ -51,7 +55,7 @@ pub enum What {
 
 #[derive(Debug)]
 pub struct Node {
-    serial: u32,
+    serial: u64,
     pub what: What,
     /// A socket of IPv6's family.
     pub v6: bool,
@@ -127,7 +131,7 @@ pub struct Kernel {
     agenda: BinaryHeap<Due<Event>>,
     errands: BinaryHeap<Due<Errand>>,
     seq: u64,
-    serial: u32,
+    serial: u64,
     calls: u64,
     waits: u64,
     trace: u64,
@@ -166,7 +170,7 @@ impl Kernel {
             agenda: BinaryHeap::new(),
             errands: BinaryHeap::new(),
             seq: 0,
-            serial: 0,
+            serial: KERNELS.fetch_add(1, atomic::Ordering::Relaxed) << 32,
             calls: 0,
             waits: 0,
             trace: seed,
@@ -304,7 +308,7 @@ impl Kernel {
     // ── Nodes ────────────────────────────────────────────────────────────────────────────────────────────────
 
     pub fn make(&mut self, what: What) -> Id {
-        self.serial = self.serial.wrapping_add(1);
+        self.serial += 1;
         let serial = self.serial;
         let index = self.nodes.insert(Node { serial, what, v6: false, watchers: Vec::new() });
         Id { index: index as u32, serial }
