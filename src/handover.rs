@@ -151,7 +151,7 @@ mod tests {
         let world = World::calm();
         let mut reactor = Reactor::new(None::<Token>).expect("a reactor");
         let listener = reactor.net.serve("10.0.0.1:7", |ctx, _| *ctx.app = Some(ctx.token)).expect("a listener");
-        let peer = world.connect(&reactor.net.local_address(listener).expect("its address"));
+        let peer = world.connect(reactor.net.local_address(listener).expect("its address"));
         peer.send(b"?");
         while reactor.app.is_none() {
             reactor.turn(None).expect("a turn");
@@ -180,7 +180,7 @@ mod tests {
         let mut reactor = Reactor::new(None::<Token>).expect("a reactor");
         let listener = reactor.net.serve("10.0.0.1:7", |ctx, _| *ctx.app = Some(ctx.token)).expect("a listener");
         for fails in [true, false] {
-            let peer = world.connect(&reactor.net.local_address(listener).expect("its address"));
+            let peer = world.connect(reactor.net.local_address(listener).expect("its address"));
             peer.send(b"a request for more than the kernel takes");
             reactor.app = None;
             while reactor.app.is_none() {

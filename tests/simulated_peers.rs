@@ -40,7 +40,7 @@ fn an_hour_of_silence_takes_no_time() {
     let mut reactor = Reactor::new(Seen::default()).unwrap();
     let options = plimsoll::ListenOptions::default().with(|o| o.stream.idle_timeout = Some(Duration::from_secs(3_600)));
     reactor.net.listen_with("10.0.0.1:7", options, |_, _| Some(Reader)).unwrap();
-    let peer = world.connect(&address("10.0.0.1:7"));
+    let peer = world.connect("10.0.0.1:7");
     peer.send(b"hello");
     reactor.run().unwrap();
     assert_eq!(reactor.app.input, b"hello");
@@ -57,7 +57,7 @@ fn a_stream_arrives_whole_in_any_weather() {
             let world = World::with_weather(seed, Weather { shortages: 0, accept_failures: 0, ..weather.clone() });
             let mut reactor = Reactor::new(Seen::default()).unwrap();
             reactor.net.listen("10.0.0.1:7", |_, _| Some(Reader)).unwrap();
-            let peer = world.connect(&address("10.0.0.1:7"));
+            let peer = world.connect("10.0.0.1:7");
             peer.send(&sent);
             peer.shutdown();
             reactor.run().unwrap();
@@ -74,7 +74,7 @@ fn two_runs_of_one_seed_leave_the_same_trace() {
         let mut reactor = Reactor::new(()).unwrap();
         reactor.net.serve("10.0.0.1:7", |ctx, input| _ = ctx.send(input.split())).unwrap();
         for _ in 0..5 {
-            let peer = world.connect(&address("10.0.0.1:7"));
+            let peer = world.connect("10.0.0.1:7");
             peer.echoes();
             peer.send(&[1; 1_000]);
         }
@@ -99,7 +99,7 @@ fn a_peer_that_vanishes_is_found_out_by_the_stalled_timeout() {
     let world = World::new(9);
     let mut reactor = Reactor::new(Seen::default()).unwrap();
     let options = StreamOptions::default().with(|o| o.stalled_timeout = Some(Duration::from_secs(30)));
-    let harbor = world.listen(&address("10.0.0.2:80")).unwrap();
+    let harbor = world.listen("10.0.0.2:80").unwrap();
     let token = reactor.net.connect_with("10.0.0.2:80", options, Reader);
     reactor.net.send(token, vec![0; 1 << 20]);
     world.after(Duration::from_millis(1), move |_| harbor.accept().expect("it is connected").vanish());
@@ -113,7 +113,7 @@ fn a_dialer_finds_the_server_that_comes_up_late() {
     world.host("db", &[[10, 0, 0, 9].into()]);
     let mut reactor = Reactor::new(()).unwrap();
     reactor.net.dial("db:5432", DialOptions::default(), |_| |_: &mut Ctx, input: &mut BytesMut| input.clear());
-    world.after(Duration::from_secs(5), |world| world.listen(&address("10.0.0.9:5432")).unwrap().echoes());
+    world.after(Duration::from_secs(5), |world| world.listen("10.0.0.9:5432").unwrap().echoes());
     reactor.net.after(Duration::from_secs(60), |lp| lp.net.stop());
     reactor.run().unwrap();
     let stats = reactor.net.stats();
@@ -152,7 +152,7 @@ fn descriptors_run_out_where_the_world_says() {
     let mut reactor = Reactor::new(()).unwrap();
     reactor.net.serve("10.0.0.1:7", |_, _| {}).unwrap();
     world.limit_descriptors(world.open_descriptors() + 2);
-    let peers: Vec<_> = (0..5).map(|_| world.connect(&address("10.0.0.1:7"))).collect();
+    let peers: Vec<_> = (0..5).map(|_| world.connect("10.0.0.1:7")).collect();
     for _ in 0..20 {
         reactor.turn(Some(Duration::from_millis(1))).unwrap();
     }
@@ -171,9 +171,9 @@ fn datagrams_come_back() {
             ctx.net.send_to(token, &datagram.from, datagram.data);
         })
         .unwrap();
-    let peer = world.datagrams(&address("10.0.0.7:4000")).unwrap();
+    let peer = world.datagrams("10.0.0.7:4000").unwrap();
     for n in 0..20u8 {
-        peer.send(&address("10.0.0.1:53"), &[n; 100]).unwrap();
+        peer.send("10.0.0.1:53", &[n; 100]).unwrap();
     }
     reactor.net.after(Duration::from_secs(1), |lp| lp.net.stop());
     reactor.run().unwrap();
@@ -196,7 +196,7 @@ fn a_peer_that_has_ended_itself_still_knows_what_it_knew() {
                     Some(Reader)
                 })
                 .unwrap();
-            let peer = world.connect(&address(to));
+            let peer = world.connect(to);
             peer.takes();
             world.after(Duration::from_secs(1), move |_| end(peer));
             reactor.run().unwrap();
@@ -212,7 +212,7 @@ fn a_peer_that_has_ended_itself_still_knows_what_it_knew() {
 #[test]
 fn a_refused_peer_knows_why_when_it_has_closed() {
     let world = World::calm();
-    let peer = world.connect(&address("10.0.0.1:7"));
+    let peer = world.connect("10.0.0.1:7");
     peer.close();
     assert_eq!(peer.error().unwrap().kind(), std::io::ErrorKind::ConnectionRefused);
     assert!(!peer.has_connected());
@@ -231,7 +231,7 @@ fn a_second_world_is_refused_and_the_first_lives_on() {
 
 #[test]
 fn a_misuse_is_reported_where_the_test_has_made_it() {
-    let peer = World::calm().connect(&address("10.0.0.1:7"));
+    let peer = World::calm().connect("10.0.0.1:7");
     let place = std::sync::Arc::new(std::sync::Mutex::new(None));
     let noted = std::sync::Arc::clone(&place);
     let me = std::thread::current().id();
@@ -252,7 +252,7 @@ fn what_is_cut_off_a_send_goes_out_a_moment_later() {
         let world = World::calm();
         let mut reactor = Reactor::new(()).unwrap();
         reactor.net.serve(to, |ctx, input| _ = ctx.send(input.split())).unwrap();
-        let peer = world.connect(&address(to));
+        let peer = world.connect(to);
         peer.takes();
         peer.send(b"hello");
         world.after(Duration::from_millis(50), move |_| assert_eq!(peer.received(), b"hello"));
@@ -261,4 +261,53 @@ fn what_is_cut_off_a_send_goes_out_a_moment_later() {
         reactor.run().unwrap();
         assert_eq!(fault::remove().unwrap().unmet().next(), None);
     }
+}
+
+#[test]
+fn settle_ends_when_all_is_at_rest() {
+    let world = World::new(7);
+    let mut reactor = Reactor::new(()).unwrap();
+    reactor.net.serve("10.0.0.1:7", |ctx, input| _ = ctx.send(input.split())).unwrap();
+    let peer = world.connect("10.0.0.1:7");
+    peer.takes();
+    peer.send(&[7; 10_000]);
+    world.settle(&mut reactor).unwrap();
+    assert_eq!(peer.received().len(), 10_000);
+    peer.send(b"more");
+    world.settle(&mut reactor).unwrap();
+    assert_eq!(peer.received().len(), 10_004);
+}
+
+#[test]
+fn peers_of_two_worlds_are_never_the_same() {
+    let old = World::calm().connect("10.0.0.1:7");
+    let world = World::calm();
+    let new = world.connect("10.0.0.1:7");
+    assert_ne!(old, new);
+    assert!(new.error().is_some() && old.error().is_none(), "one world knows nothing of the other");
+}
+
+#[test]
+#[should_panic(expected = "a send_buffer of no bytes takes none")]
+fn a_weather_in_which_nothing_moves_is_refused() {
+    World::with_weather(1, Weather { send_buffer: 0..=0, ..Weather::calm() });
+}
+
+#[test]
+#[should_panic(expected = "receive_buffer ends before it begins: 9..=3")]
+#[allow(clippy::reversed_empty_ranges)]
+fn a_weather_in_disorder_is_refused() {
+    World::calm().set_weather(Weather { receive_buffer: 9..=3, ..Weather::calm() });
+}
+
+#[test]
+#[should_panic(expected = "nobody at unix:/run/me can connect to 10.0.0.1:7")]
+fn a_path_does_not_connect_to_a_port() {
+    World::calm().connect_from("unix:/run/me", "10.0.0.1:7");
+}
+
+#[test]
+#[should_panic(expected = "`10.0.0.1`")]
+fn what_is_no_address_is_told_at_once() {
+    World::calm().connect("10.0.0.1");
 }

@@ -13,7 +13,7 @@ fn a_storm_without_descriptors_does_not_overflow_the_batch() {
     let (mut reactor, _, _peer) = connected(&world, options);
     world.limit_descriptors(world.open_descriptors());
     for _ in 0..40 {
-        world.connect(&here());
+        world.connect(here());
         turn(&mut reactor, 1);
     }
     assert_eq!(reactor.net.stats().refused, 40);
@@ -26,7 +26,7 @@ fn a_forbidden_peer_does_not_keep_a_listener_without_descriptors_turning() {
     let (mut reactor, _, _peer) = connected(&world, ListenOptions::new());
     let errno = |nth| if nth % 2 == 1 { libc::EMFILE } else { libc::EPERM };
     let plan = (1..=4_000).fold(Plan::new(), |plan, nth| plan.with(Call::Accept, nth, Fault::Fail(errno(nth))));
-    world.connect(&here());
+    world.connect(here());
     fault::install(plan);
     let began = world.elapsed();
     for _ in 0..1_000 {

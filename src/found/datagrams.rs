@@ -11,8 +11,8 @@ use std::time::Duration;
 fn resting(world: &World) -> (Reactor<()>, Token, DatagramPeer) {
     let mut reactor = Reactor::new(()).expect("a reactor");
     let udp = reactor.net.udp(here(), |_, _| {}).expect("a socket");
-    let peer = world.datagrams(&there()).expect("a peer");
-    peer.send(&here(), b"question").expect("it is sent");
+    let peer = world.datagrams(there()).expect("a peer");
+    peer.send(here(), b"question").expect("it is sent");
     fault::install(failing(Call::ReceiveBatch, 1..=2, libc::ENOMEM));
     turn(&mut reactor, 1);
     assert_eq!(fault::remove().expect("the plan").met(), 2);
@@ -45,8 +45,8 @@ fn a_socket_that_is_closed_while_it_rests_leaves_no_timer() {
     let world = World::calm();
     let mut reactor = Reactor::new(()).expect("a reactor");
     let udp = reactor.net.udp(here(), |_, _| {}).expect("a socket");
-    let peer = world.datagrams(&there()).expect("a peer");
-    peer.send(&here(), b"question").expect("it is sent");
+    let peer = world.datagrams(there()).expect("a peer");
+    peer.send(here(), b"question").expect("it is sent");
     let unread = failing(Call::ReceiveBatch, 1..=2, libc::ENOMEM);
     // The first one lets it rest; those that would wake it fail.
     fault::install((2..=10).fold(unread, |plan, nth| plan.with(Call::EpollModify, nth, Fault::Fail(libc::ENOMEM))));

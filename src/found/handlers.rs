@@ -28,7 +28,7 @@ fn a_swap_inside_a_factory_outdoes_what_the_factory_returns() {
         Some(Told("returned"))
     });
     listening.expect("it listens");
-    world.connect(&here()).reset();
+    world.connect(here()).reset();
     turn(&mut reactor, 10);
     assert_eq!(reactor.app.closed, ["swapped"], "of a listener");
     let once = DialOptions::new().with(|o| o.max_failures = Some(1));

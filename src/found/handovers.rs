@@ -49,7 +49,7 @@ fn what_an_adopted_connection_could_not_send_is_held_by_nobody_and_costs_nobody(
     assert!(matches!(reactor.app.why, Some(CloseReason::Error(_))), "{:?}", reactor.app.why);
     assert_eq!(reactor.net.stats().held, 0);
     reactor.app = App::default();
-    let _other = world.connect(&here());
+    let _other = world.connect(here());
     turn(&mut reactor, 10);
     assert!(reactor.app.token.is_some());
     assert!(reactor.app.why.is_none(), "it holds nothing: {:?}", reactor.app.why);

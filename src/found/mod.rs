@@ -98,7 +98,7 @@ fn connected_to<H: Handler<App>>(
     });
     let mut reactor = Reactor::with_options(App::default(), reactor_options).expect("a reactor");
     reactor.net.listen_with(here(), options, move |_, _| Some(handler())).expect("it listens");
-    let peer = world.connect(&here());
+    let peer = world.connect(here());
     while reactor.net.stats().accepts == 0 {
         reactor.turn(None).expect("the loop turns");
     }

@@ -1,8 +1,9 @@
-//! A test kit: a simulated kernel and network, in which your own handlers run on the real [`Reactor`](crate::Reactor).
+//! A test kit: a simulated kernel and network, in which your own handlers run on the real [`Reactor`].
 //!
 //! While a [`World`] lives, everything that this thread's reactors do with sockets happens in it, and only there:
 //! descriptors, buffers, delays, resets and the clock are simulated. A test that takes an hour of the world's time
-//! takes a millisecond of yours, and a run is a pure function of its seed: what failed once fails again.
+//! takes a millisecond of yours, and a run is a function of its seed and of your program: what failed once fails again
+//! (as long as the program itself leaves nothing to chance, see below).
 //!
 //! ```text
 //!   your handlers          peers that you play         the seed
@@ -31,7 +32,7 @@
 //!     peer.takes();
 //!     peer.send(&[7; 100_000]);
 //!     peer.shutdown();
-//!     let other = world.connect(&"10.0.0.1:7".parse()?);
+//!     let other = world.connect("10.0.0.1:7");
 //!     other.send(b"never read");
 //!     world.after(Duration::from_secs(1), move |_| other.reset());
 //!
@@ -46,11 +47,22 @@
 //!
 //! # What to know
 //!
-//! - One world a thread, and everything of it on that thread: a reactor, a [`Mailbox`](crate::Mailbox) or a
-//!   [`Fd`](crate::Fd) of a world means nothing on another. What a program
-//!   [offloads](crate::Net::offload) runs on the loop's thread, at a time that the seed chooses.
+//! - One world a thread, and everything of it on that thread: a reactor or a [`Fd`](crate::Fd) of a world means nothing
+//!   on another. A [`Mailbox`](crate::Mailbox) takes mail from another thread, but the world may not be woken by it.
+//!   What a program [offloads](crate::Net::offload) runs on the loop's thread, at a time that the seed chooses.
+//! - Make the world first and drop it last. A reactor that was made before it has real descriptors, and finds none of
+//!   the world's: to serve fails with *Bad file descriptor* (EBADF).
+//! - What the seed does not decide, a program may bring in: [`Instant::now`](std::time::Instant::now) is the real clock
+//!   still ([`Net::now`](crate::Net::now) is the world's), a `HashMap` has an order of its own in each run, other
+//!   threads and other sources of chance do as they like. Leave them out, and a seed is worth keeping;
+//!   [`trace`](World::trace) tells whether two runs were the same.
 //! - A loop that would sleep for ever (nothing ready, nothing under way, no timer) is told so: its turn ends with
-//!   the error *Resource deadlock avoided* (EDEADLK).
+//!   the error *Resource deadlock avoided* (EDEADLK). A test may want just that: [`settle`](World::settle) runs until
+//!   all is at rest.
+//! - In a [storm](Weather::stormy) a verb may be refused and a polite peer cut, as on a machine without memory. Make
+//!   the listeners in calm weather and [change it](World::set_weather) then; and if all that is served must be served
+//!   whole, interrupted and cut short but never refused, take
+//!   `Weather { shortages: 0, accept_failures: 0, ..Weather::stormy() }`.
 //! - Signals are not simulated, nor are the file system beyond the paths of Unix sockets, or multicast.
 //! - Faults of your choice (*the third send answers ENOBUFS*) are the affair of [`fault`](crate::fault), which works
 //!   in a world as it does outside.
@@ -60,9 +72,10 @@
 #[cfg(test)]
 mod programs;
 
+use crate::reactor::Reactor;
 use crate::sys::sim::kernel::{Id, Kernel};
 use crate::sys::sim::stream::{Manner, State};
-use crate::sys::{Address, sim};
+use crate::sys::{Address, ToAddress, sim};
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -83,7 +96,8 @@ pub struct World {
 }
 
 impl World {
-    /// A world with delays, small packets and small buffers, all from `seed`. No call fails that could have succeeded.
+    /// A world with delays, small packets and small buffers, all from `seed`: its weather is
+    /// [windy](Weather::windy), in which writes are cut short, and no call fails for good that could have succeeded.
     ///
     /// # Panics
     /// If this thread has a world already.
@@ -104,15 +118,21 @@ impl World {
     /// A world with this weather.
     ///
     /// # Panics
-    /// As [`new`](World::new).
+    /// As [`new`](World::new), and if the weather lets a buffer or a segment be empty, so that nothing would ever move.
     #[track_caller]
     pub fn with_weather(seed: u64, weather: Weather) -> World {
+        weather.check();
         sim::install(seed, weather);
         World { began: here(|kernel| kernel.now), here: PhantomData }
     }
 
     /// Changes the weather, for what happens from now on.
+    ///
+    /// # Panics
+    /// If it lets a buffer or a segment be empty, so that nothing would ever move.
+    #[track_caller]
     pub fn set_weather(&self, weather: Weather) {
+        weather.check();
         here(|kernel| kernel.weather = weather);
     }
 
@@ -120,33 +140,42 @@ impl World {
 
     /// A peer from outside that connects to a socket of the program. What it is told to send waits until it is
     /// connected; if nobody listens, it [was cut](Peer::error).
+    ///
+    /// # Panics
+    /// If that is no address.
     #[track_caller]
-    pub fn connect(&self, to: &Address) -> Peer {
-        Peer::connect(None, to)
+    pub fn connect(&self, to: impl ToAddress) -> Peer {
+        Peer::connect(None, &meant(to))
     }
 
     /// The same, from an address of the peer's own.
+    ///
+    /// # Panics
+    /// If one is no address, or a path and the other none.
     #[track_caller]
-    pub fn connect_from(&self, from: &Address, to: &Address) -> Peer {
-        Peer::connect(Some(from), to)
+    pub fn connect_from(&self, from: impl ToAddress, to: impl ToAddress) -> Peer {
+        let (from, to) = (meant(from), meant(to));
+        assert_eq!(from.is_unix(), to.is_unix(), "nobody at {from} can connect to {to}");
+        Peer::connect(Some(&from), &to)
     }
 
     /// A server from outside, for the program to connect to.
     ///
     /// # Errors
-    /// The address is in use.
-    pub fn listen(&self, at: &Address) -> io::Result<Harbor> {
-        Harbor::open(at)
+    /// The address is in use, or none.
+    pub fn listen(&self, at: impl ToAddress) -> io::Result<Harbor> {
+        Harbor::open(&at.to_address()?)
     }
 
     /// A datagram socket from outside.
     ///
     /// # Errors
-    /// The address is in use.
-    pub fn datagrams(&self, at: &Address) -> io::Result<DatagramPeer> {
+    /// The address is in use, or none.
+    pub fn datagrams(&self, at: impl ToAddress) -> io::Result<DatagramPeer> {
+        let at = at.to_address()?;
         here(|kernel| {
             let id = kernel.make_datagram(at.is_unix());
-            kernel.bind_datagram(id, at)?;
+            kernel.bind_datagram(id, &at)?;
             Ok(DatagramPeer { id })
         })
         .map_err(io::Error::from_raw_os_error)
@@ -158,11 +187,28 @@ impl World {
     }
 
     /// An address that swallows what is sent to it: who connects to it hears nothing, not even no.
-    pub fn silence(&self, address: &Address) {
-        here(|kernel| kernel.silent.push(address.clone()));
+    ///
+    /// # Panics
+    /// If that is no address.
+    #[track_caller]
+    pub fn silence(&self, address: impl ToAddress) {
+        let address = meant(address);
+        here(|kernel| kernel.silent.push(address));
     }
 
     // ── Time ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Runs a reactor until all is at rest: nothing is ready or under way, and no timer or errand is to come. It may also
+    /// have been stopped.
+    ///
+    /// # Errors
+    /// Those of [`run`](Reactor::run), but for `Deadlock`, which is what it is after.
+    pub fn settle<A: 'static>(&self, reactor: &mut Reactor<A>) -> io::Result<()> {
+        match reactor.run() {
+            Err(e) if e.kind() == io::ErrorKind::Deadlock => Ok(()),
+            ended => ended,
+        }
+    }
 
     /// How much time has passed in this world.
     pub fn elapsed(&self) -> Duration {
@@ -229,6 +275,15 @@ impl fmt::Debug for World {
     }
 }
 
+/// The address that a test means.
+#[track_caller]
+fn meant(address: impl ToAddress) -> Address {
+    match address.to_address() {
+        Ok(address) => address,
+        Err(e) => panic!("{e}"),
+    }
+}
+
 /// The kernel of this thread's world.
 #[track_caller]
 fn here<T>(f: impl FnOnce(&mut Kernel) -> T) -> T {
@@ -239,7 +294,7 @@ fn here<T>(f: impl FnOnce(&mut Kernel) -> T) -> T {
 ///
 /// It is a name: copies are the same peer, and dropping it changes nothing. All that it does happens at once, but for
 /// the way to the program, which takes its time. It never waits: what it sends is taken whole. What it knows when the
-/// connection is over, whoever ended it, it knows until the world ends.
+/// connection is over, whoever ended it, it knows until the world ends. In another world nobody knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     id: Id,
@@ -441,10 +496,11 @@ impl DatagramPeer {
     /// Sends one datagram.
     ///
     /// # Errors
-    /// Too long; for Unix, no such receiver, or its buffer is full.
+    /// Too long, or no address; for Unix, no such receiver, or its buffer is full.
     #[track_caller]
-    pub fn send(self, to: &Address, data: &[u8]) -> io::Result<()> {
-        here(|kernel| kernel.post_datagram(self.id, to, data)).map_err(io::Error::from_raw_os_error)
+    pub fn send(self, to: impl ToAddress, data: &[u8]) -> io::Result<()> {
+        let to = to.to_address()?;
+        here(|kernel| kernel.post_datagram(self.id, &to, data)).map_err(io::Error::from_raw_os_error)
     }
 
     /// The datagram that has waited longest, and who sent it.

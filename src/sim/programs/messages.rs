@@ -72,7 +72,7 @@ pub fn open(app: &mut App, net: &mut Net<App>, world: &World) -> Result<(), Stri
     let token = net.udp_with(name(0), options, |ctx, datagram| received(ctx.app, &datagram));
     app.messages.token = Some(token.map_err(|e| format!("no datagram socket: {e}"))?);
     for number in 1..=PEERS {
-        let peer = world.datagrams(&name(number)).map_err(|e| format!("no datagram peer: {e}"))?;
+        let peer = world.datagrams(name(number)).map_err(|e| format!("no datagram peer: {e}"))?;
         app.messages.peers.push((name(number), peer));
     }
     (app.messages.at, app.messages.nowhere) = (Some(name(0)), Some(name(PEERS + 1)));

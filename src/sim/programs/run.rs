@@ -64,7 +64,7 @@ fn run_in_world(program: &Program, careless: bool) -> Result<Ran, String> {
     // Begun in fair weather: a reactor that cannot be made is not what is looked for.
     let world =
         World::with_weather(program.seed ^ program.luck << 48, Weather { shortages: 0, ..program.sky.weather() });
-    world.silence(&"10.0.2.1:80".parse().expect("an address"));
+    world.silence("10.0.2.1:80");
     let peers: Rc<RefCell<Peers>> = Rc::default();
     let app = begin(program, Rc::clone(&peers), careless);
     let options = app.options.clone();

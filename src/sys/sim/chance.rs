@@ -95,7 +95,8 @@ impl Weather {
         }
     }
 
-    /// A network with delays, small packets and small buffers; no call fails that could have succeeded.
+    /// A network with delays, small packets and small buffers. Writes are cut short, and no call fails for good that
+    /// could have succeeded.
     pub fn windy() -> Weather {
         Weather {
             call: Duration::from_micros(5),
@@ -109,9 +110,21 @@ impl Weather {
         }
     }
 
-    /// The same, and calls are interrupted, find no memory and no descriptors.
+    /// The same, and calls are interrupted, find no memory and no descriptors: a verb may be refused and a polite peer
+    /// cut.
     pub fn stormy() -> Weather {
         Weather { interrupts: 16, shortages: 64, accept_failures: 8, ..Weather::windy() }
+    }
+
+    /// # Panics
+    /// If nothing could ever move, or a range ends before it begins.
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        for (name, range) in [("send_buffer", &self.send_buffer), ("receive_buffer", &self.receive_buffer)] {
+            assert!(*range.start() > 0, "Weather: a {name} of no bytes takes none");
+            assert!(!range.is_empty(), "Weather: {name} ends before it begins: {range:?}");
+        }
+        assert!(self.segment > 0, "Weather: a segment of no bytes carries none");
     }
 }
 
