@@ -139,3 +139,38 @@ fn who_has_had_all_that_was_sent_does_not_end_as_unsent() {
     fault::remove();
     assert!(matches!(reactor.app.why, Some(CloseReason::Stopped)), "{:?}", reactor.app.why);
 }
+
+/// It takes a part at first, and then a little now and then.
+#[test]
+fn the_stalled_time_out_runs_from_what_was_taken_and_not_from_when_it_was_sent() {
+    let second = Duration::from_secs(1);
+    let world = World::calm();
+    let options = ListenOptions::new().with(|o| {
+        o.stream.stalled_timeout = Some(second);
+        // All of it goes out in one piece, at the end of a turn.
+        o.stream.eager_flush = 16 << 20;
+        o.stream.high_water = 16 << 20;
+    });
+    let (mut reactor, token, peer) = connected(&world, options);
+    // What the kernel has to say of a new socket is said.
+    turn(&mut reactor, 2);
+    let sent = vec![7; 1 << 20];
+    reactor.net.send(token, &sent[..]);
+    // The program is busy elsewhere for longer than the time-out.
+    world.pass(2 * second);
+    turn(&mut reactor, 1);
+    assert!(reactor.app.why.is_none(), "{:?}", reactor.app.why);
+    assert!((1..sent.len()).contains(&reactor.net.queued(token)), "or this test shows nothing");
+    while reactor.net.queued(token) > 0 {
+        let next = world.elapsed() + second * 9 / 10;
+        while world.elapsed() < next {
+            turn(&mut reactor, 10);
+        }
+        assert!(reactor.app.why.is_none(), "{:?}", reactor.app.why);
+        assert!(!peer.read(128 << 10).is_empty());
+    }
+    // And when it takes nothing any more, it is.
+    reactor.net.send(token, &sent[..]);
+    turn(&mut reactor, 2_000);
+    assert!(matches!(reactor.app.why, Some(CloseReason::Stalled)), "{:?}", reactor.app.why);
+}
