@@ -76,7 +76,9 @@ pub struct StreamOptions {
     pub connect_timeout: Duration,
     /// How long a closed connection may flush, and then wait for its peer's end, before it is cut. Default 5 s.
     pub close_timeout: Duration,
-    /// Input, in bytes, that a closed connection discards while it waits for its peer's end. Default 1 MiB.
+    /// Input, in bytes, that a closed connection discards while it waits for its peer's end, from when its output has
+    /// gone out: what is discarded before does not count, and what was sent before and not yet read does. Default
+    /// 1 MiB.
     pub discard_limit: usize,
     /// `TCP_NODELAY`: small writes leave at once. The queue gathers what belongs together, so the kernel need
     /// not wait. Default on.
