@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::{address_of, turn_for, turn_until};
 
 const MS: Duration = Duration::from_millis(1);
@@ -99,10 +99,12 @@ fn peek(mut stream: &TcpStream) -> Result<usize, ErrorKind> {
 
 #[track_caller]
 fn refused(reactor: &mut Reactor<Record>, stream: &TcpStream) {
-    let start = Instant::now();
+    let before = reactor.net.stats().turns;
     turn_until(reactor, "the peer is refused", |_| peek(stream) != Err(ErrorKind::WouldBlock));
     assert!(matches!(peek(stream), Ok(0) | Err(ErrorKind::ConnectionReset)), "{:?}", peek(stream));
-    assert!(start.elapsed() < 500 * MS, "{:?}", start.elapsed());
+    // In turns, since a busy machine may take its time for one; those that wait in vain take 20 ms.
+    let turns = reactor.net.stats().turns - before;
+    assert!(turns < 25, "{turns} turns");
 }
 
 #[track_caller]
