@@ -210,7 +210,9 @@ fn a_flood_from_one_lets_a_hundred_others_be_served() {
         });
         println!("p99 {calm:?}, beside a flood of {} MiB {flooded:?}", bytes / MIB);
         assert!(bytes > 10 * MIB, "{bytes} bytes beside a thousand messages are no flood");
-        // A turn reads at most 256 KiB from the flood. The rest of it is for a machine that does other things too.
+        // This says that nobody starves, and no more. A turn reads at most 256 KiB from the flood, but time does not tell
+        // whether it does: without that budget the round trips take 7 to 117 ms, because the high mark stops a flood too,
+        // and with it up to 46 ms where others want the processors. `tests/fairness.rs` counts the reads of a turn.
         let bound = 20 * calm + Duration::from_millis(200);
         assert!(flooded < bound, "beside a flood p99 is {flooded:?}, without {calm:?}");
     }
