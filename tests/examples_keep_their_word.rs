@@ -171,7 +171,7 @@ fn frames_lets_an_idle_peer_go_only_by_its_time_out() {
     let start = Instant::now();
     dropped(idle, Duration::from_secs(20));
     assert!(start.elapsed() > Duration::from_millis(1900), "{:?}", start.elapsed());
-    server.logs("WARN", 0);
+    server.ends_having_logged("WARN", 0);
 }
 
 #[test]

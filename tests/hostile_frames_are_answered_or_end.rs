@@ -100,9 +100,8 @@ impl Attacked {
     fn ends_well(mut self) {
         let frames = self.frames(&[b"polite", b"", b"peer"]);
         self.exchange(&frames, &[frames.len()]);
-        self.server.logs("WARN", self.complaints);
         self.server.comes_back_to(self.descriptors);
-        self.server.ends_in_order();
+        self.server.ends_having_logged("WARN", self.complaints);
     }
 }
 
@@ -289,14 +288,13 @@ fn frames_that_are_never_finished_end_in_time_beside_fifty_polite_peers() {
         }
     });
     server.logs("a frame was begun and not finished in time", LORISES);
-    server.logs("WARN", LORISES);
     let grown = server.memory().saturating_sub(memory);
     assert!(grown < SLACK_BYTES, "{grown} bytes");
     server.serves();
     drop(polite);
     server.comes_back_to(descriptors);
     server.idles();
-    server.ends_in_order();
+    server.ends_having_logged("WARN", LORISES);
 }
 
 #[test]
@@ -315,8 +313,7 @@ fn frames_that_come_slowly_but_in_time_are_answered() {
     stream.read_exact(&mut answer).expect("answered");
     assert!(answer == frames, "{answer:02x?}");
     drop(stream);
-    server.logs("WARN", 0);
-    server.ends_in_order();
+    server.ends_having_logged("WARN", 0);
 }
 
 /// Reads all answers while the last request is finished, which had no room.
@@ -393,10 +390,10 @@ fn those_that_pipeline_and_never_read_cost_at_most_their_mark_and_lose_nothing()
         }
     }
     server.comes_back_to(descriptors);
-    server.logs("a frame was begun and not finished in time", unfinished);
-    server.logs("WARN", unfinished);
     server.serves();
-    server.ends_in_order();
+    let log = server.ends_in_order();
+    assert_eq!(log.matches("a frame was begun and not finished in time").count(), unfinished, "{log}");
+    assert_eq!(log.matches("WARN").count(), unfinished, "{log}");
 }
 
 #[test]

@@ -28,7 +28,9 @@ fn echo_and_relay() -> [Server; 2] {
 
 /// The relay first, whose upstream the echo is.
 fn end(servers: [Server; 2]) {
-    servers.into_iter().rev().for_each(Server::ends_in_order);
+    for server in servers.into_iter().rev() {
+        server.ends_in_order();
+    }
 }
 
 /// Connected and known to be served, so that the server has accepted it.

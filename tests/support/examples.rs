@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 fn path(name: &str) -> PathBuf {
@@ -31,26 +31,27 @@ fn prepared(mut command: Command) -> Command {
     command
 }
 
-/// Reads all along: a server whose log is a full pipe stands still.
-fn collect(stderr: ChildStderr) -> Arc<Mutex<String>> {
+/// Reads all along, until the server has ended: one whose log is a full pipe stands still.
+fn collect(stderr: ChildStderr) -> (Arc<Mutex<String>>, JoinHandle<()>) {
     let log = Arc::new(Mutex::new(String::new()));
     let writer = log.clone();
-    thread::spawn(move || {
+    let collector = thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             let mut log = writer.lock().expect("nobody panics with it");
             log.push_str(&line);
             log.push('\n');
         }
     });
-    log
+    (log, collector)
 }
 
 /// A server that is killed when the test is over, however it ends.
 pub struct Server {
     child: Child,
     pub address: String,
-    /// Its stderr so far: see [`Server::log`].
+    /// Its stderr so far: see [`Server::logs`].
     log: Arc<Mutex<String>>,
+    collector: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -77,13 +78,15 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let address = line.strip_prefix("listening on ").and_then(|line| line.strip_suffix('\n'));
         let address = address.unwrap_or_else(|| panic!("{command:?} says {line:?}")).to_owned();
-        let log = collect(child.stderr.take().expect("a pipe"));
-        Server { child, address, log }
+        let (log, collector) = collect(child.stderr.take().expect("a pipe"));
+        Server { child, address, log, collector: Some(collector) }
     }
 
-    /// Waits until it has logged `what`, a given number of times.
+    /// Waits until it has logged `what`, a given number of times. That it logs no more, or nothing at all, is seen in
+    /// what [`Server::ends_in_order`] answers: a line may be late.
     #[track_caller]
     pub fn logs(&self, what: &str, times: usize) {
+        assert!(times > 0, "this would wait for nothing");
         let deadline = Instant::now() + DEADLINE;
         loop {
             let log = self.log.lock().expect("nobody panics with it").clone();
@@ -175,11 +178,21 @@ impl Server {
         }
     }
 
-    /// SIGTERM ends it in order.
+    /// SIGTERM ends it in order. All that it has logged.
     #[track_caller]
-    pub fn ends_in_order(mut self) {
+    pub fn ends_in_order(mut self) -> String {
         self.signal(Signal::SIGTERM);
         assert_eq!(self.wait(), Some(0));
+        let collector = self.collector.take().expect("it is joined here alone");
+        collector.join().expect("it reads to the end");
+        std::mem::take(&mut *self.log.lock().expect("nobody panics with it"))
+    }
+
+    /// The same, and so many lines have this in them.
+    #[track_caller]
+    pub fn ends_having_logged(self, what: &str, times: usize) {
+        let log = self.ends_in_order();
+        assert_eq!(log.lines().filter(|line| line.contains(what)).count(), times, "{what:?}: {log}");
     }
 }
 
