@@ -106,6 +106,8 @@ impl Kernel {
             max
         };
         let mut found = 0;
+        // What is told as a state stands in line again, but no call tells it twice.
+        let mut again = Vec::new();
         while found < max && waiting > 0 {
             waiting -= 1;
             let Some(index) = self.next_ready(epoll) else { break };
@@ -121,9 +123,10 @@ impl Kernel {
             report(found, told, data);
             found += 1;
             if flags & EDGE == 0 {
-                self.enqueue(index);
+                again.push(index);
             }
         }
+        again.into_iter().for_each(|index| self.enqueue(index));
         found
     }
 
