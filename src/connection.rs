@@ -337,6 +337,8 @@ impl Connection {
             .or(Flags::BROKEN)
             .or(Flags::RELAYED)
             .or(Flags::FILTERED)
+            // What the scratch completes is one with a drain that was not told yet.
+            .or(Flags::COMPLETE_DUE)
             .or(Flags::IN_READY);
         self.flags.has(Flags::READABLE)
             && self.flags.has(Flags::WRITABLE)

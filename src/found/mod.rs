@@ -6,6 +6,7 @@
 //! order is the one that it takes.
 
 mod accepts;
+mod completions;
 mod datagrams;
 mod ends;
 mod handlers;
