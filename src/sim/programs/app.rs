@@ -42,8 +42,16 @@ pub struct Stream {
     pub masked: Option<Masked>,
     /// A `High` was answered, and nothing has followed yet.
     pub high: bool,
+    /// Something was sent since the last `on_write_complete`.
+    pub owes_complete: bool,
     /// Its handler knows of the peer's end.
     pub eof: bool,
+    /// The program has it not read for now.
+    pub paused: bool,
+    /// The program waits for more than a byte.
+    pub wants: bool,
+    /// The handler has left input that it was given.
+    pub left: bool,
     /// Its half was ended by the program.
     pub shut: bool,
     /// When the program has closed it.
@@ -88,6 +96,8 @@ pub struct App {
     pub quiet: bool,
     pub stopped: u32,
     pub stopped_at: u64,
+    /// When it was told so again, and in which turn.
+    pub cut_at: Option<(u64, u64)>,
     /// Where it listens, and how.
     pub at: Address,
     pub listening: ListenOptions,
@@ -128,10 +138,15 @@ impl App {
     pub fn expected(&self, stream: usize) -> Expected {
         let own = &self.streams[stream];
         let relayed = own.relay.map(|(from, first)| {
-            let sent = self.peers.borrow().parties[from].sent;
+            let sent = self.readable(from, self.peers.borrow().parties[from].sent);
             Relayed { from, first, sent, masked: self.streams[from].masked }
         });
         Expected { stream, sent: own.sent, at_most: own.at_most, relayed, masked: own.masked }
+    }
+
+    /// How much of what was sent in a stream its handler, or a relay, is to get.
+    pub fn readable(&self, stream: usize, sent: u64) -> u64 {
+        self.streams[stream].masked.map_or(sent, |masked| masked.whole_blocks(sent))
     }
 
     pub fn stream_at(&mut self, index: usize) -> &mut Stream {
@@ -146,6 +161,9 @@ impl App {
             self.stopped_at = super::probe::now();
         }
         self.stopped += 1;
+        if self.stopped == 2 {
+            self.cut_at = Some((super::probe::now(), net.stats().turns));
+        }
         net.stop();
     }
 }

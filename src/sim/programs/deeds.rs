@@ -57,9 +57,9 @@ fn on_stream(app: &mut App, net: &mut Net<App>, act: Act, in_hand: InHand) {
     match act {
         Act::Send(_, len) => send(app, net, stream, usize::from(len)),
         Act::Flush(_) => net.flush(token),
-        Act::Pause(_) => net.pause_reading(token),
-        Act::Resume(_) => net.resume_reading(token),
-        Act::Want(_, bytes) => net.want(token, usize::from(bytes)),
+        Act::Pause(_) => pause(app, net, stream, token),
+        Act::Resume(_) => resume(app, net, stream, token),
+        Act::Want(_, bytes) => want(app, net, stream, token, usize::from(bytes)),
         Act::Shutdown(_) => shutdown(app, net, stream, token),
         Act::Close(_) => close(app, net, stream, token),
         Act::Abort(_) => {
@@ -78,6 +78,39 @@ fn on_stream(app: &mut App, net: &mut Net<App>, act: Act, in_hand: InHand) {
     }
 }
 
+fn pause(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
+    app.streams[stream].paused = true;
+    net.pause_reading(token);
+}
+
+fn resume(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
+    app.streams[stream].paused = false;
+    net.resume_reading(token);
+}
+
+fn want(app: &mut App, net: &mut Net<App>, stream: usize, token: Token, bytes: usize) {
+    app.streams[stream].wants = bytes > 1;
+    net.want(token, bytes);
+}
+
+/// Has all that waits for the program's word given to the handlers. What does not is left alone: a wake-up that was
+/// lost is to stay lost.
+pub fn read_on(app: &mut App, net: &mut Net<App>) {
+    for stream in 0..app.streams.len() {
+        let Some(token) = app.streams[stream].token else { continue };
+        if app.streams[stream].wants {
+            want(app, net, stream, token, 0);
+        }
+        if app.streams[stream].left {
+            // Offered again when more comes, or by this.
+            pause(app, net, stream, token);
+        }
+        if app.streams[stream].paused {
+            resume(app, net, stream, token);
+        }
+    }
+}
+
 pub fn send(app: &mut App, net: &mut Net<App>, stream: usize, len: usize) {
     let Some(token) = app.streams[stream].token else { return };
     let data = pattern(stream, Direction::Out, app.streams[stream].sent, len);
@@ -88,6 +121,7 @@ pub fn send(app: &mut App, net: &mut Net<App>, stream: usize, len: usize) {
         _ => net.send(token, Bytes::copy_from_slice(data)),
     };
     let own = &mut app.streams[stream];
+    own.owes_complete = true;
     if queued == 0 {
         own.waits_since = now();
     }
@@ -110,6 +144,8 @@ pub fn shutdown(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) 
     // Of a relayed connection, nothing.
     if own.relay.is_none() && net.is_open(token) {
         own.shut = true;
+        // A filter says farewell.
+        own.owes_complete |= own.masked.is_some();
         if net.queued(token) == 0 {
             own.waits_since = now();
         }
@@ -147,8 +183,8 @@ fn relay(app: &mut App, net: &mut Net<App>, a: usize, other: u8) {
         app.streams[b].relay = Some((a, app.streams[a].consumed));
         for side in [a, b] {
             let stream = &mut app.streams[side];
-            // What a `High` was about is the relay's affair now.
-            stream.high = false;
+            // What a `High` was about is the relay's affair now, and so is when it is read.
+            (stream.high, stream.paused, stream.wants) = (false, false, false);
             stream.options.idle_timeout = idle_timeout.or(stream.options.idle_timeout);
             stream.changed_at = now();
         }
@@ -159,7 +195,7 @@ fn rehome(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
     let Some(detached) = net.detach(token) else { return };
     // The old handler's `on_close` is still to come, and answers its `High`.
     let own = &mut app.streams[stream];
-    own.high = false;
+    (own.high, own.paused, own.wants, own.owes_complete) = (false, false, false, true);
     own.timers.clear();
     // Open from the start: what is closed before `on_open` says farewell all the same.
     (own.options, own.place, own.opened_at) = (StreamOptions::default(), None, Some(now()));
@@ -195,8 +231,9 @@ fn swap(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
 }
 
 fn filter(app: &mut App, net: &mut Net<App>, stream: usize, token: Token, in_hand: InHand) {
+    let block = [1, 3, 7][app.chance.below(3) as usize];
     let own = &mut app.streams[stream];
-    if own.own || own.relay.is_some() || !net.filter(token, Mask::default()) {
+    if own.own || own.relay.is_some() || !net.filter(token, Mask::new(block)) {
         return;
     }
     own.masked = Some(Masked {
@@ -204,6 +241,7 @@ fn filter(app: &mut App, net: &mut Net<App>, stream: usize, token: Token, in_han
         input_from: if in_hand == Some(stream) { u64::MAX } else { own.consumed },
         output_from: own.sent,
         says_farewell: !own.shut,
+        block: block as u64,
     });
 }
 

@@ -23,8 +23,12 @@ pub struct Hand {
 }
 
 impl Hand {
-    /// No callback comes before `on_open` or after `on_close`, and none to a handler that was replaced.
+    /// No callback comes before `on_open` or after `on_close`, none but that when the program has closed the connection,
+    /// and none to a handler that was replaced.
     pub fn called(&self, app: &mut App, what: &str) {
+        if app.streams[self.stream].closed_at.is_some() {
+            app.wrong(format!("stream {}: {what} after the program has closed it", self.stream));
+        }
         let life = &app.lives[self.life];
         let (opened, closed) = (life.opened, life.closed);
         if closed > 0 || life.replaced || opened != 1 && what != "on_timer" && what != "tell" {
@@ -48,6 +52,7 @@ impl Hand {
             _ => 0,
         };
         let _ = input.split_to(n);
+        app.streams[self.stream].left = !input.is_empty();
         app.streams[self.stream].consumed += n as u64;
         if app.careless && n == 1 {
             app.streams[self.stream].consumed += 1;
@@ -142,6 +147,10 @@ impl Handler<App> for Hand {
 
     fn on_write_complete(&mut self, ctx: &mut Ctx<'_, App>) {
         self.called(ctx.app, "on_write_complete");
+        let queued = ctx.queued();
+        if queued > 0 || !std::mem::take(&mut ctx.app.streams[self.stream].owes_complete) {
+            ctx.app.wrong(format!("stream {}: on_write_complete with {queued} bytes queued, or again", self.stream));
+        }
     }
 
     fn on_timer(&mut self, ctx: &mut Ctx<'_, App>, key: u32) {

@@ -19,12 +19,31 @@ pub struct Masked {
     /// The first byte of the output that it encodes.
     pub output_from: u64,
     pub says_farewell: bool,
+    /// See [`Mask`].
+    pub block: u64,
 }
 
-#[derive(Debug, Default)]
+impl Masked {
+    /// How much of `sent` bytes of input comes out of it.
+    pub fn whole_blocks(&self, sent: u64) -> u64 {
+        sent - sent.saturating_sub(self.input_from) % self.block
+    }
+}
+
+/// It decodes in whole blocks, as a cipher does, and leaves the rest until more comes.
+#[derive(Debug)]
 pub struct Mask {
+    block: usize,
     decoded: u64,
     encoded: u64,
+    /// What it has left: to be there the next time.
+    left: Vec<u8>,
+}
+
+impl Mask {
+    pub fn new(block: usize) -> Mask {
+        Mask { block, decoded: 0, encoded: 0, left: Vec::new() }
+    }
 }
 
 /// Changes a byte, or changes it back.
@@ -43,10 +62,14 @@ pub fn mask_behind(data: &mut [u8], from: u64, masked_from: u64) {
 
 impl Filter for Mask {
     fn decode(&mut self, wire: &mut BytesMut, plain: &mut BytesMut, _reply: &mut BytesMut) -> io::Result<()> {
-        for byte in wire.split() {
+        if !wire.starts_with(&self.left) {
+            return Err(io::Error::other("what the filter has left is not there"));
+        }
+        for byte in wire.split_to(wire.len() - wire.len() % self.block) {
             plain.extend_from_slice(&[mask(byte, self.decoded)]);
             self.decoded += 1;
         }
+        self.left = wire.to_vec();
         Ok(())
     }
 
@@ -61,5 +84,13 @@ impl Filter for Mask {
     fn finish(&mut self, wire: &mut BytesMut) -> io::Result<()> {
         wire.extend_from_slice(FAREWELL);
         Ok(())
+    }
+
+    fn end(&mut self, wire: &[u8]) -> io::Result<()> {
+        if wire == self.left {
+            Ok(())
+        } else {
+            Err(io::Error::other("what the filter has left is not what it ends with"))
+        }
     }
 }

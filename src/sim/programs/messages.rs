@@ -40,12 +40,14 @@ pub struct Messages {
     token: Option<Token>,
     at: Option<Address>,
     closed: bool,
-    max_datagram: usize,
     peers: Vec<(Address, DatagramPeer)>,
     /// Where nobody is.
     nowhere: Option<Address>,
     /// Offered and not refused for want of a socket.
     offered: u64,
+    /// Of these, refused because the queue was full.
+    full: u64,
+    options: UdpOptions,
     out: Line,
     /// Peers send by themselves, while nobody has the program in hand.
     inward: Rc<RefCell<Line>>,
@@ -68,7 +70,7 @@ pub fn open(app: &mut App, net: &mut Net<App>, world: &World) -> Result<(), Stri
         o.queue_limit = [1, 3, 1_024][app.chance.below(3) as usize];
         o.receive_budget = 1 + app.chance.below(3) as u32;
     });
-    app.messages.max_datagram = options.max_datagram;
+    app.messages.options = options.clone();
     let token = net.udp_with(name(0), options, |ctx, datagram| received(ctx.app, &datagram));
     app.messages.token = Some(token.map_err(|e| format!("no datagram socket: {e}"))?);
     for number in 1..=PEERS {
@@ -121,12 +123,20 @@ pub fn send(app: &mut App, net: &mut Net<App>, which: u8, size: u16) {
     let to = messages.peers.get(whom).map(|(name, _)| name).or(messages.nowhere.as_ref());
     let Some(to) = to.cloned() else { return };
     let data = messages.out.draw(whom, Direction::Out, if too_long { TOO_LONG } else { usize::from(size) });
+    let waiting = messages.waiting(net);
     match net.send_to(token, to, data) {
         Admission::Closed if !messages.closed && app.stopped == 0 => {
             app.wrong("the datagram socket is closed, and nobody has closed it".to_owned());
         }
         Admission::Closed => {}
-        Admission::Queued | Admission::Full => messages.offered += 1,
+        admission => {
+            let full = admission == Admission::Full;
+            messages.offered += 1;
+            messages.full += u64::from(full);
+            if full != (waiting >= messages.options.queue_limit as u64) {
+                app.wrong(format!("{waiting} datagrams waited, and one more was answered {admission:?}"));
+            }
+        }
     }
 }
 
@@ -141,7 +151,7 @@ pub fn close(app: &mut App, net: &mut Net<App>) {
 fn received(app: &mut App, datagram: &Received<'_>) {
     let messages = &app.messages;
     let peer = messages.peers.iter().position(|(name, _)| *name == datagram.from).unwrap_or(PEERS);
-    let cut = datagram.len > messages.max_datagram;
+    let cut = datagram.len > messages.options.max_datagram;
     let checked = if datagram.truncated != cut || (datagram.data.len() < datagram.len) != cut {
         Err(format!("{} bytes of {} came, cut: {}", datagram.data.len(), datagram.len, datagram.truncated))
     } else {
@@ -153,6 +163,16 @@ fn received(app: &mut App, datagram: &Received<'_>) {
 }
 
 impl Messages {
+    /// How many were admitted, and are neither out nor dropped.
+    fn waiting(&self, net: &Net<App>) -> u64 {
+        self.offered - net.stats().datagrams_out - net.stats().datagrams_dropped
+    }
+
+    /// The most that a turn may bring.
+    pub fn receive_budget(&self) -> u64 {
+        self.options.receive_budget.into()
+    }
+
     /// What a peer does by itself, when its time has come.
     pub fn peer_sends(&self, which: u8, size: u16) -> impl FnOnce() + use<> {
         let index = usize::from(which).checked_rem(self.peers.len());

@@ -8,7 +8,9 @@ use super::acts::Place;
 use super::app::{App, Stream};
 use super::dials;
 use super::hand::{Hand, LATE};
+use super::mask::FAREWELL;
 use super::probe::{MS, Probe, now, probe};
+use crate::connection::Connection;
 use crate::handler::CloseReason;
 use crate::net::Net;
 use crate::token::Token;
@@ -28,7 +30,7 @@ pub fn closed(app: &mut App, net: &Net<App>, hand: &Hand, token: Token, why: &Cl
         dials::ended(app, dial);
     }
     let known = probe(net, token);
-    let claim = claim_of(app, hand, token, why, known);
+    let claim = claim_of(app, net, hand, token, why);
     if let Err(wrong) = claim {
         app.wrong(format!("stream {}: on_close({why:?}): {wrong}", hand.stream));
     }
@@ -40,13 +42,13 @@ pub fn closed(app: &mut App, net: &Net<App>, hand: &Hand, token: Token, why: &Cl
     }
 }
 
-fn claim_of(app: &App, hand: &Hand, token: Token, why: &CloseReason, known: Option<Probe>) -> Result<(), String> {
+fn claim_of(app: &App, net: &Net<App>, hand: &Hand, token: Token, why: &CloseReason) -> Result<(), String> {
     let stream = &app.streams[hand.stream];
     if stream.token != Some(token) || matches!(why, CloseReason::Detached) {
         let detached = stream.token != Some(token) && matches!(why, CloseReason::Detached) || stream.aborted;
         return hold(detached, "it is the former connection that was detached");
     }
-    let Some(known) = known else {
+    let Some(known) = probe(net, token) else {
         return hold(stream.opened_at.is_none(), "it was open, and has no descriptor");
     };
     let relayed = stream.relay.is_some();
@@ -64,7 +66,7 @@ fn claim_of(app: &App, hand: &Hand, token: Token, why: &CloseReason, known: Opti
         CloseReason::Aborted => hold(stream.aborted, "nobody has aborted it")?,
         CloseReason::Relay => hold(relayed, "it is not relayed")?,
         CloseReason::Stopped => hold(app.stopped > 0, "nobody has stopped the loop")?,
-        CloseReason::Memory => hold(app.options.memory_budget.is_some(), "there is no budget")?,
+        CloseReason::Memory => memory(app, net, stream, known)?,
         CloseReason::Overflow => {
             let unsent = stream.at_most.saturating_sub(known.taken);
             hold(!relayed && unsent > options.hard_limit as u64, &format!("{unsent} bytes are queued"))?;
@@ -83,9 +85,28 @@ fn claim_of(app: &App, hand: &Hand, token: Token, why: &CloseReason, known: Opti
         }
         CloseReason::Unsent => unsent(app, stream, queued)?,
         CloseReason::Connect(e) => connect(app, hand.stream, e.kind())?,
-        _ => {}
+        CloseReason::ErrorUnread(_) => hold(relayed || stream.paused, "nobody has paused it")?,
+        CloseReason::Error(_) => {
+            // What is unread of one that is closed or stopped, the handler was not to have.
+            let reads = !relayed && stream.closed_at.is_none() && app.stopped == 0;
+            hold(!reads || known.unread == 0, &format!("{} bytes could still be read", known.unread))?;
+        }
+        CloseReason::Detached => {}
     }
     Ok(())
+}
+
+/// Nobody who is left holds more than it did.
+fn memory(app: &App, net: &Net<App>, stream: &Stream, known: Probe) -> Result<(), String> {
+    hold(app.options.memory_budget.is_some(), "there is no budget")?;
+    if stream.relay.is_some() {
+        return Ok(());
+    }
+    let unsent = stream.at_most.max(stream.sent).saturating_sub(known.taken) + FAREWELL.len() as u64;
+    let held = unsent + known.read.saturating_sub(stream.consumed);
+    let left = net.tokens().iter().filter_map(|token| net.sockets.connection(*token)).map(Connection::held).max();
+    let left = left.unwrap_or(0) as u64;
+    hold(left <= held, &format!("it held {held} bytes at most, and another holds {left}"))
 }
 
 fn hold(is_so: bool, what: &str) -> Result<(), String> {

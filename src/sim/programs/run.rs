@@ -2,7 +2,7 @@
 
 use super::acts::{Act, Op, Program, Sky, Via};
 use super::app::{App, draw_options, draw_reactor_options};
-use super::deeds::{act, welcome};
+use super::deeds::{act, read_on, welcome};
 use super::hand::Hand;
 use super::messages::Messages;
 use super::peers::Peers;
@@ -113,6 +113,7 @@ fn begin(program: &Program, peers: Rc<RefCell<Peers>>, careless: bool) -> App {
         quiet: false,
         stopped: 0,
         stopped_at: 0,
+        cut_at: None,
         at: if unix { "unix:@program" } else { "10.0.0.1:7" }.parse().expect("an address"),
         listening,
         options,
@@ -196,11 +197,7 @@ fn mail(mailbox: &Mailbox<App>, post: &RefCell<Post>, what: Option<Act>) {
 /// Nothing new is begun, and everybody reads.
 fn fall_quiet(lp: &mut Loop<'_, App>) {
     lp.app.peers.borrow_mut().read_on();
-    for token in lp.net.tokens() {
-        lp.net.want(token, 0);
-        lp.net.pause_reading(token);
-        lp.net.resume_reading(token);
-    }
+    read_on(lp.app, lp.net);
     dials::still_dials(lp.app, lp.net);
     (0..lp.app.dials.len()).for_each(|which| dials::cancel(lp.app, lp.net, which as u8));
     if let Err(wrong) = lp.app.messages.read_on() {
@@ -244,9 +241,12 @@ fn by_another_way(lp: &mut Loop<'_, App>, via: Via, what: Act) {
 fn turn_until_stopped(world: &World, reactor: &mut Reactor<App>) -> Result<(), String> {
     let mut futile = 0;
     let mut before = (world.calls(), world.elapsed());
+    let mut stats = *reactor.net.stats();
     while !reactor.is_stopped() {
         reactor.turn(None).map_err(|e| format!("the loop would sleep for ever: {e}"))?;
         verdict::in_between(&reactor.app, &reactor.net)?;
+        verdict::within_budgets(&reactor.app, &stats, reactor.net.stats())?;
+        stats = *reactor.net.stats();
         let after = (world.calls(), world.elapsed());
         // Two readings of the clock before and behind the wait, and one when the turn is over.
         let idle = after.0 - before.0 <= 4 && after.1 - before.1 < Duration::from_micros(50);

@@ -9,8 +9,13 @@ use crate::connection::Phase;
 use crate::net::Net;
 use crate::reactor::Reactor;
 use crate::sockets::Source;
+use crate::stats::Stats;
 use crate::token::Token;
 use std::time::Duration;
+
+/// A second stop is carried out by the end of the next turn, and what its callbacks have brought about by the end of
+/// the one after.
+const CUT_TURNS: u64 = 2;
 
 /// Everybody has been reading for longer than any time-out: nothing may still wait.
 pub fn at_rest(app: &mut App, net: &mut Net<App>) {
@@ -91,9 +96,17 @@ fn stuck(app: &App, net: &Net<App>, index: usize) -> Option<String> {
         let got = peers.parties[index].received().len() as u64;
         let peer_lives = !gone && !peers.parties[other].vanished;
         let other_lives = peer_lives && app.streams[other].token.is_some_and(|token| net.is_open(token));
-        return (other_lives && got < expected)
-            .then(|| format!("stream {index}: {got} of {expected} bytes were relayed, and nothing moves"));
+        if !other_lives {
+            return None;
+        }
+        if got < expected {
+            return Some(format!("stream {index}: {got} of {expected} bytes were relayed, and nothing moves"));
+        }
+        let ended = peers.parties[other].fin;
+        let told = peers.parties[index].peer().is_none_or(|peer| peer.has_ended());
+        return (ended && !told).then(|| format!("stream {index}: the end of stream {other} was never relayed"));
     }
+    let sent = app.readable(index, sent);
     (stream.consumed != sent).then(|| {
         format!("stream {index}: {} of {sent} bytes were given to the handler, and nothing comes", stream.consumed)
     })
@@ -107,11 +120,29 @@ pub fn in_between(app: &App, net: &Net<App>) -> Result<(), String> {
     if let Some(wrong) = &app.post.borrow().wrong {
         return Err(wrong.clone());
     }
+    if let Some((at, turn)) = app.cut_at
+        && !net.sockets.is_stopped()
+        && (net.stats().turns > turn + CUT_TURNS || now() > at + LATE.as_nanos() as u64)
+    {
+        return Err("it was stopped a second time, and waits for somebody".to_owned());
+    }
     let held = net.stats().held;
     match app.options.memory_budget {
         Some(budget) if held > budget as u64 => Err(format!("{held} bytes are held, and the budget is {budget}")),
         _ => Ok(()),
     }
+}
+
+/// What a turn has brought is no more than it was to bring.
+pub fn within_budgets(app: &App, before: &Stats, after: &Stats) -> Result<(), String> {
+    let (accepts, datagrams) = (after.accepts - before.accepts, after.datagrams_in - before.datagrams_in);
+    if accepts > app.listening.accept_budget.into() {
+        return Err(format!("{accepts} peers were accepted in one turn, of {}", app.listening.accept_budget));
+    }
+    if datagrams > app.messages.receive_budget() {
+        return Err(format!("{datagrams} datagrams came in one turn, of {}", app.messages.receive_budget()));
+    }
+    Ok(())
 }
 
 /// The peers that wait have their turn when others go.
@@ -196,7 +227,7 @@ fn received_what_was_sent(app: &App, index: usize) -> Result<(), String> {
         "Done" if got < whole || !peer.has_ended() => {
             Err(format!("stream {index} is done, and its peer got {got} of {whole} bytes"))
         }
-        "Done" if alone && stream.consumed != party.sent => {
+        "Done" if alone && stream.consumed != app.readable(index, party.sent) => {
             Err(format!("stream {index} is done, and its handler got {} of {} bytes", stream.consumed, party.sent))
         }
         // A stop cuts the waiting for the peer's end short, and so does a deadline.
