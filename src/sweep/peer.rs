@@ -111,6 +111,11 @@ impl Peer {
         self.received == speech(pattern, self.received.len())
     }
 
+    /// Has done its script, and got back all that it sent.
+    pub fn heard_itself(&self) -> bool {
+        self.is_through() && self.received.len() == self.sent
+    }
+
     /// Has done all that it can; whether anything moved.
     pub fn step(&mut self) -> bool {
         let mut moved = false;

@@ -5,7 +5,9 @@
 //! something was lost, and the play hangs. A loop that turns without anything to show for it spins: be it that it does
 //! not want to sleep, or that epoll wakes it each time at once.
 
-use super::peer::{End, Host, Peer};
+use super::peer::{Act, End, Host, Peer};
+use super::scenes::echo::Echo;
+use super::scenes::tcp_peer;
 use crate::handler::{CloseReason, Ctx, Handler};
 use crate::handover::Detached;
 use crate::net::Net;
@@ -43,6 +45,12 @@ const WORK_LIMIT: Duration = Duration::from_secs(20);
 
 /// So much time on the moved clock is a hang, too.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a bystander sends at each of its two turns, and hears again.
+const BYSTANDER_SENDS: usize = 500;
+
+/// Which speech is a bystander's.
+const BYSTANDER_PATTERN: u8 = 5;
 
 /// Why a play ended before its end.
 pub enum Trouble {
@@ -138,6 +146,8 @@ pub struct Stage {
     pub cuts: usize,
     /// So many peers are served by one connection, or by two of which neither is of use without the other.
     pub sides: usize,
+    /// Who has nothing to do with the rest of the scene, in scenes in which a fault may harm all the others.
+    bystander: Option<Peer>,
     /// A verb has answered with an error, and nothing after it was done.
     refused: bool,
     turns: u32,
@@ -154,7 +164,8 @@ impl Stage {
         };
         let begin = fault::ahead();
         let (peers, hosts) = (Vec::new(), Vec::new());
-        let mut stage = Stage { reactor, peers, hosts, cuts: 0, sides: 1, refused: false, turns: 0, begin };
+        let mut stage =
+            Stage { reactor, peers, hosts, cuts: 0, sides: 1, bystander: None, refused: false, turns: 0, begin };
         let played = match scene(&mut stage) {
             Err(Trouble::Refused(_)) if lasting_faults() > 0 => {
                 stage.refused = true;
@@ -162,6 +173,7 @@ impl Stage {
             }
             played => played,
         };
+        let played = played.and_then(|()| stage.see_off_bystander());
         let ended = stage.end();
         match played.and(ended) {
             Ok(()) => stage.look(),
@@ -186,12 +198,57 @@ impl Stage {
         self.reactor.net.local_address(token).ok_or_else(|| Trouble::Refused(io::ErrorKind::NotFound.into()))
     }
 
+    /// Opens a listener for a peer whom the rest of the scene does not concern, which has its first echo before anything
+    /// else is begun.
+    pub fn open_bystander(&mut self) -> Result<(), Trouble> {
+        let listener =
+            self.net().listen("127.0.0.1:0", |ctx, _| Some(Entered::new(ctx.app, Echo { in_pieces: false })))?;
+        let address = self.address(listener)?;
+        let script = [Act::Send(BYSTANDER_SENDS), Act::Expect(BYSTANDER_SENDS)];
+        self.bystander = Some(tcp_peer(&address, BYSTANDER_PATTERN, &script));
+        self.until("a bystander is served", |stage| {
+            stage.bystander.as_ref().is_none_or(|peer| peer.is_through() || peer.end.is_some())
+        })
+    }
+
+    /// The bystander is served once more, whatever has become of the others, and ends. Once it has, there is nothing to do.
+    pub fn see_off_bystander(&mut self) -> Result<(), Trouble> {
+        match &mut self.bystander {
+            Some(peer) if peer.sent == BYSTANDER_SENDS && peer.end.is_none() => {
+                peer.go_on(&[Act::Send(BYSTANDER_SENDS), Act::Expect(2 * BYSTANDER_SENDS), Act::Shutdown]);
+            }
+            _ => {}
+        }
+        self.until("a bystander ends", |stage| stage.bystander.as_ref().is_none_or(|peer| peer.end.is_some()))
+    }
+
+    fn bystander_is_harmed(&self) -> bool {
+        let harmed = |peer: &Peer| peer.end.is_some() && !(peer.end == Some(End::Orderly) && peer.heard_itself());
+        self.bystander.as_ref().is_some_and(harmed)
+    }
+
+    /// The bystander was served whole, unless it was the bystander whom the fault has hit: then nobody else was.
+    fn bystander_is_served(&self) -> Result<(), String> {
+        let Some(peer) = &self.bystander else { return Ok(()) };
+        if !peer.has_prefix_of(BYSTANDER_PATTERN) {
+            return Err("a bystander has got what it did not send".into());
+        }
+        // The others' harm is counted where they are looked at, but for those who have not even come.
+        let elsewhere = usize::from(self.refused || self.peers.len() < self.sides);
+        if self.bystander_is_harmed() && lasting_faults() <= elsewhere {
+            return Err("a bystander was harmed, too".into());
+        }
+        Ok(())
+    }
+
     /// How many peers may have been harmed by what has failed so far: a fault that lasts is a fault of one connection.
+    /// If it was the bystander's, it was nobody else's.
     ///
     /// The exception is a verb that is refused (no socket, no address to bind, no epoll instance): the program goes no
     /// further, and whom it served by then is cut off by its end.
     pub fn may_harm(&self) -> usize {
-        if self.refused { self.peers.len() } else { lasting_faults() * self.sides }
+        let elsewhere = lasting_faults().saturating_sub(usize::from(self.bystander_is_harmed()));
+        if self.refused { self.peers.len() } else { elsewhere * self.sides }
     }
 
     /// Nothing has failed that may be noticed.
@@ -269,7 +326,7 @@ impl Stage {
                 moved = true;
             }
         }
-        for peer in &mut self.peers {
+        for peer in self.peers.iter_mut().chain(&mut self.bystander) {
             moved |= peer.step();
         }
         moved
@@ -312,8 +369,10 @@ impl Stage {
     fn look(self) -> Result<(), String> {
         let said = self.describe();
         self.all_but_the_harmed(|_, _| true).map_err(|trouble| format!("{trouble}; {said}"))?;
-        let complete = self.unharmed() && self.cuts == 0;
-        let Stage { reactor, peers, .. } = self;
+        self.bystander_is_served().map_err(|what| format!("{what}; {said}"))?;
+        let complete = lasting_faults() == 0 && self.cuts == 0;
+        let Stage { reactor, mut peers, bystander, .. } = self;
+        peers.extend(bystander);
         let Reactor { app, net, .. } = reactor;
         let promise = |kept: bool, what: &str| if kept { Ok(()) } else { Err(format!("{what}; {said}")) };
         promise(app.closes.iter().all(|n| *n == 1), "on_close is not called exactly once")?;
@@ -345,7 +404,7 @@ impl Stage {
     fn describe(&self) -> String {
         let Reactor { app, net, .. } = &self.reactor;
         let peer = |peer: &Peer| format!("{}→ ←{} {:?}", peer.sent, peer.received.len(), peer.end);
-        let peers: Vec<String> = self.peers.iter().map(peer).collect();
+        let peers: Vec<String> = self.peers.iter().chain(&self.bystander).map(peer).collect();
         let phase = |source: &Source| match source {
             Source::Connection(conn) => format!("{:?} {} queued", conn.phase, conn.queued()),
             Source::Listener(_) => "listener".into(),

@@ -57,8 +57,10 @@ pub fn dial(stage: &mut Stage) -> Result<(), Trouble> {
 
 /// Work on another thread, and a name that is looked up there.
 pub fn offload(stage: &mut Stage) -> Result<(), Trouble> {
+    stage.open_bystander()?;
     let (host, upstream) = tcp_host(1, &[Act::Expect(100), Act::Send(3_000), Act::Shutdown]);
     stage.hosts.push(host);
+    let asker = stage.reactor.app.closes.len();
     let handler = Entered::new(&mut stage.reactor.app, Asker { heard: 0 });
     stage.net().connect(Target::from(("localhost", upstream.port())), handler);
     let done = |lp: &mut Loop<'_, Ledger>, sum: Result<u32, _>| {
@@ -70,9 +72,10 @@ pub fn offload(stage: &mut Stage) -> Result<(), Trouble> {
         return Err(wrong("work is refused"));
     }
     stage.until("the sum comes back", |stage| !accepted || stage.reactor.app.counts[2] == 10)?;
-    stage.until("the connection has ended", |stage| stage.reactor.app.closes == [1])?;
+    stage.until("the connection has ended", |stage| stage.reactor.app.closes[asker] == 1)?;
     stage.hosts.clear();
     stage.until("its peer has, too", Stage::peers_ended)?;
+    stage.see_off_bystander()?;
     if stage.unharmed() && stage.reactor.app.counts[..2] != [1, 0] {
         return Err(wrong("the answer is not what was sent"));
     }

@@ -20,6 +20,7 @@ impl Handler<Ledger> for Side {
 pub fn relay(stage: &mut Stage) -> Result<(), Trouble> {
     // A pair ends as one.
     stage.sides = 2;
+    stage.open_bystander()?;
     let (host, upstream) = tcp_host(2, &[Act::SendDeaf(300_000), Act::Shutdown]);
     stage.hosts.push(host);
     let small = StreamOptions::new().with(|o| {
@@ -47,6 +48,7 @@ pub fn relay(stage: &mut Stage) -> Result<(), Trouble> {
     stage.until("both sides have the other's bytes", |stage| {
         stage.peers_ended() && (stage.peers.len() == 2 || !stage.unharmed())
     })?;
+    stage.see_off_bystander()?;
     for (at, peer) in stage.peers.iter().enumerate() {
         let other = if at == 0 { 2 } else { 1 };
         if !peer.has_prefix_of(other) || peer.received.len() > 300_000 {
@@ -91,6 +93,7 @@ impl Handler<Ledger> for Forward {
 pub fn forward(stage: &mut Stage) -> Result<(), Trouble> {
     // Without the second there is nothing for the first.
     stage.sides = 2;
+    stage.open_bystander()?;
     // The second may have to wait for as long as a shortage lasts.
     let options = ListenOptions::new().with(|o| {
         o.stream.idle_timeout = Some(Duration::from_secs(8));
@@ -102,6 +105,7 @@ pub fn forward(stage: &mut Stage) -> Result<(), Trouble> {
     stage.until("the first has ended its half", |stage| stage.reactor.app.counts[0] > 0 || stage.peers_ended())?;
     stage.peers.push(tcp_peer(&address, 2, &[Act::Send(3_000), Act::Shutdown]));
     stage.until("both have ended", Stage::peers_ended)?;
+    stage.see_off_bystander()?;
     if !stage.peers[0].has_prefix_of(2) {
         return Err(wrong("false bytes were passed on"));
     }

@@ -8,7 +8,7 @@
 mod ask;
 mod carry;
 mod datagrams;
-mod echo;
+pub mod echo;
 mod filter;
 mod handover;
 mod stop;
@@ -54,7 +54,7 @@ fn tcp_address(address: &Address) -> SocketAddr {
     address.ip().expect("an address of ours")
 }
 
-fn tcp_peer(address: &Address, pattern: u8, script: &[Act]) -> Peer {
+pub fn tcp_peer(address: &Address, pattern: u8, script: &[Act]) -> Peer {
     let stream = TcpStream::connect(tcp_address(address)).expect("the backlog takes us");
     Peer::tcp(stream, pattern, script)
 }

@@ -32,6 +32,7 @@ pub fn timers(stage: &mut Stage) -> Result<(), Trouble> {
             }
         }
     }
+    stage.open_bystander()?;
     let listener = stage.net().listen("127.0.0.1:0", |ctx, _| Some(Entered::new(ctx.app, Ticker { heard: 0 })))?;
     let address = stage.address(listener)?;
     stage.peers.push(tcp_peer(&address, 1, &[Act::Expect(15), Act::Send(5), Act::Expect(20), Act::Shutdown]));
@@ -57,6 +58,7 @@ pub fn timers(stage: &mut Stage) -> Result<(), Trouble> {
     })?;
     stage.net().cancel(every);
     stage.until("the peer has its ticks", Stage::peers_ended)?;
+    stage.see_off_bystander()?;
     if stage.unharmed() && stage.peers[0].received != b"tick tick tick heard" {
         return Err(wrong(String::from_utf8_lossy(&stage.peers[0].received)));
     }
