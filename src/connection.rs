@@ -416,9 +416,12 @@ impl Connection {
     }
 
     /// Offers `data` straight to the kernel, when nothing is queued before it; returns how much it took.
+    ///
+    /// # Errors
+    /// The connection is broken. The kernel tells the cause only once: asked again, it knows of a broken pipe.
     #[inline(always)]
-    pub fn write_through(&mut self, data: &[u8], stats: &mut Stats, now: Moment) -> usize {
-        let Some(fd) = &self.fd else { return 0 };
+    pub fn write_through(&mut self, data: &[u8], stats: &mut Stats, now: Moment) -> io::Result<usize> {
+        let Some(fd) = &self.fd else { return Ok(0) };
         stats.writes += 1;
         match sys::socket::send(fd, data) {
             Ok(n) => {
@@ -428,18 +431,26 @@ impl Connection {
                 if n < data.len() && self.flags.has(Flags::TCP) {
                     self.flags.clear(Flags::WRITABLE);
                 }
-                n
+                Ok(n)
             }
-            Err(e) => {
-                // Whatever it says, it says again when the queue is flushed, and is dealt with there; but a full
-                // TCP buffer brings its edge by itself, so asking again is spared.
-                if e.kind() == ErrorKind::WouldBlock && self.flags.has(Flags::TCP) {
-                    stats.writes_full += 1;
-                    self.flags.clear(Flags::WRITABLE);
-                }
-                0
-            }
+            Err(e) => self.not_written_through(e, stats),
         }
+    }
+
+    #[cold]
+    fn not_written_through(&mut self, e: io::Error, stats: &mut Stats) -> io::Result<usize> {
+        match e.kind() {
+            // A full TCP buffer brings its edge by itself, so asking again is spared.
+            ErrorKind::WouldBlock if self.flags.has(Flags::TCP) => {
+                stats.writes_full += 1;
+                self.flags.clear(Flags::WRITABLE);
+            }
+            // What passes is met again when the queue is flushed, and is dealt with there.
+            ErrorKind::WouldBlock | ErrorKind::Interrupted => {}
+            _ if sys::errno::is_shortage(&e) => {}
+            _ => return Err(e),
+        }
+        Ok(0)
     }
 
     /// The other side of a relay, when input can be read and carried there with nothing else to think of.

@@ -233,7 +233,14 @@ impl Sockets {
             && queued == 0
             && conn.phase == Phase::Open
             && conn.flags.has(Flags::WRITABLE);
-        let taken = if direct { conn.write_through(data, &mut self.stats, self.now) } else { 0 };
+        let written = if direct { conn.write_through(data, &mut self.stats, self.now) } else { Ok(0) };
+        let taken = match written {
+            Ok(taken) => taken,
+            Err(e) => {
+                self.broken(token, e);
+                return Flow::Closed;
+            }
+        };
         let Some(conn) = connection_in(&mut self.table, token) else { return Flow::Closed };
         if !conn.takes_output() {
             return Flow::Closed;

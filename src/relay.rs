@@ -168,7 +168,14 @@ impl Sockets {
     fn carry(&mut self, other: Token, data: &[u8]) -> bool {
         let Some(conn) = connection_in(&mut self.table, other) else { return false };
         let direct = conn.takes_directly();
-        let taken = if direct { conn.write_through(data, &mut self.stats, self.now) } else { 0 };
+        let written = if direct { conn.write_through(data, &mut self.stats, self.now) } else { Ok(0) };
+        let taken = match written {
+            Ok(taken) => taken,
+            Err(e) => {
+                self.broken(other, e);
+                return false;
+            }
+        };
         if taken == data.len() {
             return true;
         }

@@ -5,7 +5,7 @@ use crate::handler::{CloseReason, Ctx, Handler};
 use crate::options::ListenOptions;
 use crate::reactor::Reactor;
 use crate::sim::World;
-use crate::sys::fault::{self, Call};
+use crate::sys::fault::{self, Call, Fault, Plan};
 use bytes::BytesMut;
 use std::time::Duration;
 
@@ -42,6 +42,23 @@ fn a_farewell_that_cannot_be_sent_is_no_orderly_end() {
         reactor.turn(Some(Duration::ZERO)).expect("the loop turns");
         let why = reactor.app.why.take().expect("it has ended");
         assert!(!why.is_orderly(), "{why:?}, and the farewell is lost");
+    }
+}
+
+/// As TCP has it: what has broken the connection is told once, and then that the pipe is broken.
+#[test]
+fn the_cause_is_told_that_the_first_send_has_met() {
+    let world = World::calm();
+    let (mut reactor, token, _peer) = connected(&world, ListenOptions::new());
+    let plan = Plan::new().with(Call::Send, 1, Fault::Fail(libc::ETIMEDOUT));
+    fault::install(plan.with(Call::Send, 2, Fault::Fail(libc::EPIPE)));
+    // Much, and borrowed: it is offered to the kernel before it is queued.
+    reactor.net.send(token, &[7; 1 << 17][..]);
+    turn(&mut reactor, 2);
+    fault::remove();
+    match reactor.app.why {
+        Some(CloseReason::Error(e)) => assert_eq!(e.raw_os_error(), Some(libc::ETIMEDOUT), "{e}"),
+        why => panic!("{why:?}"),
     }
 }
 
