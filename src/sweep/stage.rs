@@ -79,6 +79,32 @@ pub fn wrong(what: impl Into<String>) -> Trouble {
     Trouble::Wrong(what.into())
 }
 
+/// What a handler was told at its end.
+pub struct Reason {
+    what: String,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Orderly,
+    /// A scene may do that itself.
+    Aborted,
+    /// The connection is at fault, or whoever it is joined to.
+    Failed,
+}
+
+impl Reason {
+    fn of(why: &CloseReason) -> Reason {
+        let standing = match why {
+            CloseReason::Aborted => Standing::Aborted,
+            why if why.is_orderly() => Standing::Orderly,
+            _ => Standing::Failed,
+        };
+        Reason { what: why.to_string(), standing }
+    }
+}
+
 /// The state that all handlers share: what was called how often.
 #[derive(Default)]
 pub struct Ledger {
@@ -86,7 +112,7 @@ pub struct Ledger {
     pub opens: u64,
     /// How often each handler heard `on_close`.
     pub closes: Vec<u32>,
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Reason>,
     /// Connections that a scene wants to find again.
     pub tokens: Vec<Token>,
     /// Connections that came by neither accept nor connect.
@@ -133,7 +159,7 @@ impl<H: Handler<Ledger>> Handler<Ledger> for Entered<H> {
     }
     fn on_close(&mut self, ctx: &mut Ctx<'_, Ledger>, why: CloseReason) {
         ctx.app.closes[self.id] += 1;
-        ctx.app.reasons.push(why.to_string());
+        ctx.app.reasons.push(Reason::of(&why));
         self.inner.on_close(ctx, why);
     }
 }
@@ -371,7 +397,7 @@ impl Stage {
         self.all_but_the_harmed(|_, _| true).map_err(|trouble| format!("{trouble}; {said}"))?;
         self.bystander_is_served().map_err(|what| format!("{what}; {said}"))?;
         let complete = lasting_faults() == 0 && self.cuts == 0;
-        let Stage { reactor, mut peers, bystander, .. } = self;
+        let Stage { reactor, mut peers, bystander, cuts, .. } = self;
         peers.extend(bystander);
         let Reactor { app, net, .. } = reactor;
         let promise = |kept: bool, what: &str| if kept { Ok(()) } else { Err(format!("{what}; {said}")) };
@@ -382,6 +408,12 @@ impl Stage {
             "connections that came and that went differ in number",
         )?;
         let came = s.accepts + app.adopted + u64::from(fault::made_so_far(Call::Connect));
+        let told = |standing| app.reasons.iter().filter(|reason| reason.standing == standing).count();
+        if lasting_faults() == 0 {
+            promise(told(Standing::Failed) == 0, "a connection is said to have failed, and nothing has")?;
+            promise(told(Standing::Aborted) == cuts, "a connection is said to be aborted, and nobody did it")?;
+        }
+        promise(!transfer_failed() || told(Standing::Failed) > 0, "a transfer has failed, and nobody is told")?;
         promise(app.opens + failed_attempts() <= came, "a connection is open whose attempt has failed")?;
         promise(s.held == 0, "memory is counted that nobody holds")?;
         let sockets = &net.sockets;
@@ -412,11 +444,11 @@ impl Stage {
             Source::Bell(_) => "bell".into(),
         };
         let open: Vec<String> = net.sockets.table.iter().map(|(_, source)| phase(source)).collect();
+        let reasons: Vec<&String> = app.reasons.iter().map(|reason| &reason.what).collect();
         format!(
-            "turns {}, peers {peers:?}, open {open:?}, closes {:?} {:?}, counts {:?}, timers {}",
+            "turns {}, peers {peers:?}, open {open:?}, closes {:?} {reasons:?}, counts {:?}, timers {}",
             self.turns,
             app.closes,
-            app.reasons,
             app.counts,
             net.sockets.timers.len()
         )
@@ -435,6 +467,12 @@ fn lasting_faults() -> usize {
         entry.call == Call::Accept && met.iter().any(|before| before.call == entry.call && before.nth + 1 == entry.nth)
     };
     met.iter().filter(|entry| !follows(entry)).count()
+}
+
+/// Whether a connection could not be read from or written to, which nothing can mend.
+fn transfer_failed() -> bool {
+    let transfer = |call| matches!(call, Call::Recv | Call::Send | Call::SendVectored);
+    fault::met_so_far().iter().any(|entry| transfer(entry.call) && super::lasts(entry.call, entry.fault))
 }
 
 /// How many attempts to connect have failed by plan: at once, or as SO_ERROR told.

@@ -46,5 +46,8 @@ pub fn stop(stage: &mut Stage) -> Result<(), Trouble> {
     if !stage.peers[1..].iter().all(|peer| peer.has_prefix_of(9)) {
         return Err(wrong("a peer has got what is not in the speech"));
     }
+    if stage.unharmed() && stage.reactor.app.counts[..2] != [0, 2] {
+        return Err(wrong("a talker was not heard out, or not told of the stop"));
+    }
     stage.all_but_the_harmed(|at, peer| at == 0 || peer.received.len() == 200_000)
 }
