@@ -84,7 +84,8 @@ fn pause(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
 }
 
 fn resume(app: &mut App, net: &mut Net<App>, stream: usize, token: Token) {
-    app.streams[stream].paused = false;
+    // One that has failed while it was paused, and has not heard of it yet, was paused.
+    app.streams[stream].paused &= !net.is_open(token);
     net.resume_reading(token);
 }
 
