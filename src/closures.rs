@@ -276,7 +276,6 @@ impl<A> fmt::Debug for Mailbox<A> {
 /// [`io::Error`] it goes by itself, and the letter is dropped. The reason is that it owns what was refused, like the
 /// errors of the standard library's channels, and a letter can be sent to another thread but not shared between two.
 ///
-///
 /// ```
 /// use plimsoll::{Mailbox, Reactor};
 /// use std::error::Error;
